@@ -1,0 +1,55 @@
+// Package gpu finds the NVIDIA GPUs of a machine, without NVML and without
+// starting a process: from the inventory that gpuherd-setup wrote in this
+// boot, from PCI in sysfs, or by simulation.
+package gpu
+
+// A GPU is one usable NVIDIA GPU. Index counts usable GPUs in PCI bus order
+// and is the N of redis-worker@N; it is not NVML's index and not the minor.
+type GPU struct {
+	Index       int    `json:"index"`
+	UUID        string `json:"uuid"`         // "GPU-…"; empty until the driver has told it
+	PCI         string `json:"pci"`          // "0000:17:00.0": domain of four digits, lower case, as sysfs writes it
+	Minor       int    `json:"minor"`        // the N of /dev/nvidiaN
+	Name        string `json:"name"`         // "NVIDIA H100 80GB HBM3"; empty until known
+	MemoryBytes uint64 `json:"memory_bytes"` // total GPU memory; 0 until known
+	NUMANode    int    `json:"numa_node"`    // −1: none
+	MIGMode     bool   `json:"mig_mode"`     // MIG is enabled, with or without devices
+	MIG         []MIG  `json:"mig"`          // MIG devices in the order of their index
+	Simulated   bool   `json:"simulated"`    // no hardware behind it
+}
+
+// A MIG is one MIG device: a compute instance inside a GPU instance.
+type MIG struct {
+	Index           int    `json:"index"`   // the M of instance N:M
+	UUID            string `json:"uuid"`    // "MIG-…"
+	Profile         string `json:"profile"` // "1g.10gb"
+	MemoryBytes     uint64 `json:"memory_bytes"`
+	GPUInstance     int    `json:"gpu_instance"`     // GI id
+	ComputeInstance int    `json:"compute_instance"` // CI id inside the GI
+	GIMinor         int    `json:"gi_minor"`         // minor of the GI's nvidia-cap node; −1 unknown
+	CIMinor         int    `json:"ci_minor"`         // minor of the CI's nvidia-cap node; −1 unknown
+}
+
+// Sources of an inventory or of a detection.
+const (
+	SourceNVML       = "nvml"
+	SourcePCI        = "pci"
+	SourceSimulation = "simulation"
+	SourceInventory  = "inventory"
+)
+
+// InventoryVersion is the version of the inventory's format. A reader refuses
+// a higher one and detects afresh.
+const InventoryVersion = 1
+
+// InventoryPath is where gpuherd-setup writes the inventory, below the root.
+const InventoryPath = "run/gpuherd/inventory.json"
+
+// An Inventory is what gpuherd-setup found in this boot.
+type Inventory struct {
+	Version       int    `json:"version"`
+	BootID        string `json:"boot_id"`        // /proc/sys/kernel/random/boot_id, 36 characters
+	Source        string `json:"source"`         // "nvml", "pci" or "simulation"
+	DriverVersion string `json:"driver_version"` // empty where NVML did not answer
+	GPUs          []GPU  `json:"gpus"`           // in index order
+}

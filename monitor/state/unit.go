@@ -1,0 +1,27 @@
+// Package state turns ordered transitions of units into their current state
+// and into events. It does no I/O.
+package state
+
+// A Unit is what is known of one unit of the herd. Its JSON is the value in
+// the Redis hash gpuherd:{H}:units and in /api/v1/units, so names are fixed.
+type Unit struct {
+	Name            string  `json:"unit"`
+	Service         string  `json:"service"`                     // "redis-worker"
+	Instance        string  `json:"instance,omitempty"`          // "0:1.2"; empty for host services
+	GPU             *int    `json:"gpu,omitempty"`               // GPU index; nil for host services
+	Active          string  `json:"active"`                      // ActiveState of org.freedesktop.systemd1.Unit
+	Sub             string  `json:"sub"`                         // SubState; an open set
+	Result          string  `json:"result"`                      // Result of …Service: "success", "oom-kill", "signal", …
+	PID             uint32  `json:"pid"`                         // main process; 0: none
+	Restarts        uint64  `json:"restarts"`                    // starts after the first, never going back
+	InvocationID    string  `json:"invocation_id"`               // 32 hex digits; empty: never started
+	SinceMS         int64   `json:"since_ms"`                    // unix time of the last state change, ms
+	ExitCode        string  `json:"exit_code,omitempty"`         // "exited", "killed", "dumped"; empty: has not ended
+	ExitStatus      int32   `json:"exit_status"`                 // exit status, or signal number where killed or dumped
+	StatusText      string  `json:"status_text,omitempty"`       // STATUS= of sd_notify(3)
+	MemoryBytes     *uint64 `json:"memory_bytes,omitempty"`      // memory.current; nil: not available
+	MemoryPeakBytes *uint64 `json:"memory_peak_bytes,omitempty"` // memory.peak; nil: not available
+	MemoryMaxBytes  *uint64 `json:"memory_max_bytes,omitempty"`  // MemoryMax=; nil: no limit or not available
+	CPUNS           *uint64 `json:"cpu_ns,omitempty"`            // CPU time used by this invocation; nil: not available
+	Seq             uint64  `json:"seq"`                         // of the event that last changed it
+}
