@@ -1,0 +1,88 @@
+# gpuherd: build, test and install. `make help` lists the targets.
+
+GO        ?= go
+DESTDIR   ?=
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOLANGCI  ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME  ?= 60s
+
+BIN       := bin
+TREE      := $(BIN)/tree
+STATIC    := gpuherd gpuherd-generator redis-worker
+CGO       := gpuherd-monitor gpuherd-setup
+LDFLAGS   := -s -w -buildid= -X gpuherd/generator/version.version=$(VERSION)
+# go-nvml's symbols resolve when NVML is loaded, not when the program starts.
+CGOFLAGS  := -extldflags=-Wl,-z,lazy
+
+.DEFAULT_GOAL := build
+.PHONY: help build run test check lint fuzz bench install package clean dependencies tree
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build the programs into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(STATIC:%=./cmd/%)
+	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS) $(CGOFLAGS)' -o $(BIN)/ $(CGO:%=./cmd/%)
+
+dependencies: ## install what building and testing need (Debian, as root)
+	@packaging/machine/install-dependencies
+
+# What `make install` lays down, for the disposable machines to boot.
+tree: build
+	@rm -rf $(TREE)
+	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(TREE)
+
+run: dependencies tree ## boot a disposable machine with two simulated GPUs and run jobs in it
+	$(GO) run ./packaging/demo -tree $(TREE)
+
+test: dependencies tree ## run every test: units, then acceptance in disposable machines
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags acceptance,machine ./packaging/...
+	$(GO) test -race -timeout 10m ./...
+	$(GO) test -tags machine -timeout 15m -v ./packaging/machine ./packaging/acceptance
+
+check: ## run the tests that need neither root nor a machine
+	$(GO) vet ./...
+	$(GO) test -race ./...
+
+lint: ## run golangci-lint
+	$(GO) run $(GOLANGCI) run ./...
+
+fuzz: ## fuzz every parser for FUZZTIME each
+	@for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for name in $$(grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' $$dir | awk '{print $$2}' | sort -u); do \
+			echo "$$dir $$name"; $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
+		done; done
+
+bench: dependencies tree ## measure against systemd's own tools and PM2, in one run
+	$(GO) run ./packaging/bench -tree $(TREE)
+
+install: build ## install into DESTDIR (default: this machine)
+	install -D -m 0755 -t $(DESTDIR)/usr/bin $(BIN)/gpuherd
+	install -D -m 0755 -t $(DESTDIR)/usr/lib/systemd/system-generators $(BIN)/gpuherd-generator
+	install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd $(BIN)/gpuherd-monitor $(BIN)/gpuherd-setup $(BIN)/redis-worker
+	install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd/jobs units/redisworker/jobs/echo
+	install -D -m 0644 -t $(DESTDIR)/usr/lib/gpuherd/services units/services/*.service
+	install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/gpuherd.target packaging/systemd/gpuherd.slice packaging/systemd/gpuherd-monitor.service
+	install -D -m 0644 packaging/sysusers/gpuherd.conf $(DESTDIR)/usr/lib/sysusers.d/gpuherd.conf
+	install -D -m 0644 packaging/tmpfiles/gpuherd.conf $(DESTDIR)/usr/lib/tmpfiles.d/gpuherd.conf
+	install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/usr/share/doc/gpuherd/gpuherd.conf
+	install -D -m 0644 -t $(DESTDIR)/usr/share/man/man1 packaging/man/*.1
+	install -D -m 0644 -t $(DESTDIR)/usr/share/man/man5 packaging/man/*.5
+	install -D -m 0644 -t $(DESTDIR)/usr/share/man/man8 packaging/man/*.8
+	install -d -m 0755 $(DESTDIR)/etc/gpuherd/gpuherd.conf.d $(DESTDIR)/etc/gpuherd/services $(DESTDIR)/etc/gpuherd/setup.d
+	install -d -m 0700 $(DESTDIR)/etc/credstore
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
+		systemd-sysusers gpuherd.conf && systemd-tmpfiles --create gpuherd.conf && systemctl daemon-reload && \
+		echo "installed; now: systemctl enable --now gpuherd.target"; fi
+
+package: build ## make dist/gpuherd-VERSION-linux-ARCH.tar.gz, byte for byte the same each time
+	@rm -rf dist/tree && mkdir -p dist
+	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/dist/tree
+	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$$(git log -1 --format=%ct)" -C dist/tree -c . | gzip -n > dist/gpuherd-$(VERSION)-linux-$$($(GO) env GOARCH).tar.gz
+	@rm -rf dist/tree
+
+clean: ## remove what was built
+	rm -rf $(BIN) dist
