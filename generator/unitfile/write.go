@@ -1,0 +1,66 @@
+package unitfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Bytes returns the file as text: Header as comment lines, then the sections
+// in order with an empty line between them. The same file always gives the
+// same bytes, and Parse reads them back as the same sections and entries.
+//
+// It refuses what would come back as something else: newlines and other control characters
+// (but tabs), invalid UTF-8, surrounding white space, a key with '='. To put such a string in a value, quote it with
+// QuoteWord or QuoteArgv first.
+func (f *File) Bytes() ([]byte, error) {
+	var b bytes.Buffer
+	for _, line := range f.Header {
+		if hasControl(line) || !validText([]byte(line)) {
+			return nil, fmt.Errorf("cannot write %s: control character or invalid UTF-8 in its header", f.Name)
+		}
+		b.WriteString(strings.TrimRight("# "+line, " \t"))
+		b.WriteByte('\n')
+	}
+	for i, s := range f.Sections {
+		if err := checkSection(s.Name); err != nil {
+			return nil, fmt.Errorf("cannot write %s: [%q]: %w", f.Name, s.Name, err)
+		}
+		if i > 0 || len(f.Header) > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString("[" + s.Name + "]\n")
+		for _, e := range s.Entries {
+			if err := checkEntry(e); err != nil {
+				return nil, fmt.Errorf("cannot write %s: %q in [%s]: %w", f.Name, e.Key, s.Name, err)
+			}
+			b.WriteString(e.Key + "=" + e.Value)
+			if continues([]byte(e.Value)) {
+				// A space behind it keeps the backslash from being
+				// a continuation; the reader drops the space.
+				b.WriteByte(' ')
+			}
+			b.WriteByte('\n')
+		}
+	}
+	return b.Bytes(), nil
+}
+
+func checkEntry(e Entry) error {
+	switch {
+	case e.Key == "":
+		return errors.New("empty key")
+	case e.Key != strings.Trim(e.Key, whitespace) || strings.ContainsRune(e.Key, '=') || strings.ContainsRune("[#;", rune(e.Key[0])):
+		return errors.New("the key would not read back")
+	case hasControl(e.Key) || hasControl(e.Value):
+		return errors.New("newline or control character")
+	case !validText([]byte(e.Key)) || !validText([]byte(e.Value)):
+		return errors.New("invalid UTF-8")
+	case e.Value != strings.Trim(e.Value, whitespace):
+		return errors.New("the value begins or ends with white space")
+	case len(e.Key)+len(e.Value)+3 > maxLine:
+		return errors.New("the line would be too long")
+	}
+	return nil
+}
