@@ -1,0 +1,58 @@
+//go:build acceptance
+
+package acceptance
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A job can open the device node of its own GPU, and of no other. Without a
+// driver behind it, a node that may be opened answers ENXIO, and one that may
+// not answers EPERM.
+func TestOwnGPUOnly(t *testing.T) {
+	const major = 195 // NVIDIA's
+	h := open(t)
+	h.jobs()
+	for minor := range 2 {
+		node := filepath.Join(jobDir, "nvidia"+strconv.Itoa(minor))
+		if err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(major, uint32(minor)))); err != nil {
+			t.Fatalf("cannot make %s: %v", node, err)
+		}
+		t.Cleanup(func() { _ = os.Remove(node) })
+		// mknod is subject to the umask.
+		if err := os.Chmod(node, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if got := openError(node); got != "ENXIO" {
+			t.Fatalf("outside of any worker opening %s gives %s, want ENXIO", node, got)
+		}
+	}
+	asked := map[string]bool{}
+	for deadline := time.Now().Add(time.Minute); len(asked) < 2 && time.Now().Before(deadline); {
+		id := jobID(t)
+		h.redis.enqueue(id, task{Do: "open"}.String())
+		a := answerOf(t, h.redis.waitJob(30*time.Second, id, "succeeded"))
+		asked[a.GPU] = true
+		for minor, got := range a.Opened {
+			want := "EPERM"
+			if minor == a.GPU {
+				want = "ENXIO"
+			}
+			if got != want {
+				t.Errorf("on GPU %s opening nvidia%s gives %s, want %s", a.GPU, minor, got, want)
+			}
+		}
+		if len(a.Opened) != 2 {
+			t.Fatalf("the job answers %+v", a)
+		}
+	}
+	if len(asked) < 2 {
+		t.Errorf("only the workers of GPUs %v took a job", asked)
+	}
+}

@@ -1,0 +1,72 @@
+//go:build acceptance
+
+package acceptance
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+const (
+	// jobDir is where the job program and its marks lie while tests run:
+	// on disk, since /run may be mounted noexec.
+	jobDir = "/var/lib/gpuherd-acceptance"
+	// jobConf makes the workers run this binary as their job program.
+	jobConf = "/etc/gpuherd/gpuherd.conf.d/90-acceptance.conf"
+	// servicesDir takes the operator's service files.
+	servicesDir = "/etc/gpuherd/services"
+)
+
+func TestMain(m *testing.M) {
+	// The same binary is the job program of the workers under test.
+	if filepath.Base(os.Args[0]) == "job" {
+		os.Exit(runJob())
+	}
+	if err := wanted(); err != nil {
+		fmt.Fprintf(os.Stderr, "acceptance: %v\nacceptance: run it in disposable machines: go test -tags machine ./packaging/acceptance\n", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := removeJobProgram(); err != nil {
+		fmt.Fprintf(os.Stderr, "acceptance: %v\n", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// wanted says what this host lacks, if anything.
+func wanted() error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("not root")
+	}
+	// sd_booted(3): the folder exists only where systemd is PID 1.
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return fmt.Errorf("PID 1 is not systemd: %w", err)
+	}
+	return nil
+}
+
+// copyFile copies from to a new file with the given mode, whatever the umask.
+func copyFile(from, to string, mode os.FileMode) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		_ = out.Close()
+		return fmt.Errorf("cannot copy %s to %s: %w", from, to, err)
+	}
+	if err := out.Chmod(mode); err != nil {
+		_ = out.Close()
+		return err
+	}
+	return out.Close()
+}

@@ -1,0 +1,237 @@
+//go:build acceptance
+
+package acceptance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"gpuherd/monitor/state"
+)
+
+// store is what gpuherd keeps in Redis, read as any client would: by the
+// documented keys alone.
+type store struct {
+	t    *testing.T
+	host string
+	db   *redis.Client
+}
+
+func connectRedis(t *testing.T) *store {
+	t.Helper()
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:6379", ContextTimeoutEnabled: true, DisableIdentity: true, MaxRetries: -1, DialerRetries: 1,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	t.Cleanup(func() { _ = db.Close() })
+	return &store{t: t, host: host, db: db}
+}
+
+// brief bounds one command: user-mode-linux is slow, but not that slow.
+func brief() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 10*time.Second)
+}
+
+func (s *store) key(name string) string { return "gpuherd:" + s.host + ":" + name }
+
+// units returns the hash of the herd's units by unit name.
+func (s *store) units() (map[string]state.Unit, error) {
+	ctx, cancel := brief()
+	defer cancel()
+	raw, err := s.db.HGetAll(ctx, s.key("units")).Result()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", s.key("units"), err)
+	}
+	units := map[string]state.Unit{}
+	for name, data := range raw {
+		var u state.Unit
+		if err := json.Unmarshal([]byte(data), &u); err != nil {
+			return nil, fmt.Errorf("%s of %s: %w", name, s.key("units"), err)
+		}
+		units[name] = u
+	}
+	return units, nil
+}
+
+// heartbeat is the monitor's sign of life.
+type heartbeat struct {
+	BootID string `json:"boot_id"`
+	Epoch  uint64 `json:"epoch"`
+	Seq    uint64 `json:"seq"`
+}
+
+func (s *store) heartbeat() (heartbeat, error) {
+	ctx, cancel := brief()
+	defer cancel()
+	data, err := s.db.Get(ctx, s.key("heartbeat")).Bytes()
+	if err != nil {
+		return heartbeat{}, fmt.Errorf("cannot read %s: %w", s.key("heartbeat"), err)
+	}
+	var beat heartbeat
+	if err := json.Unmarshal(data, &beat); err != nil {
+		return heartbeat{}, fmt.Errorf("%s: %w", s.key("heartbeat"), err)
+	}
+	return beat, nil
+}
+
+// An event is one entry of the event stream.
+type event struct {
+	ID         string
+	Epoch, Seq uint64
+	BootID     string
+	Type       string
+	Unit       state.Unit // of type "unit"
+	Data       string
+}
+
+func (e event) String() string {
+	return fmt.Sprintf("%s epoch=%d seq=%d %s %s %s/%s result=%s pid=%d restarts=%d", e.ID, e.Epoch, e.Seq, e.Type,
+		e.Unit.Name, e.Unit.Active, e.Unit.Sub, e.Unit.Result, e.Unit.PID, e.Unit.Restarts)
+}
+
+// mark returns the id of the newest event, from which since reads on.
+func (s *store) mark() string {
+	s.t.Helper()
+	ctx, cancel := brief()
+	defer cancel()
+	last, err := s.db.XRevRangeN(ctx, s.key("events"), "+", "-", 1).Result()
+	if err != nil {
+		s.t.Fatalf("cannot read %s: %v", s.key("events"), err)
+	}
+	if len(last) == 0 {
+		return "0"
+	}
+	return last[0].ID
+}
+
+// since returns the events after mark, in the order of the stream.
+func (s *store) since(mark string) ([]event, error) {
+	ctx, cancel := brief()
+	defer cancel()
+	entries, err := s.db.XRange(ctx, s.key("events"), "("+mark, "+").Result()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", s.key("events"), err)
+	}
+	var events []event
+	for _, entry := range entries {
+		e := event{ID: entry.ID}
+		field := func(name string) string { v, _ := entry.Values[name].(string); return v }
+		e.BootID, e.Type, e.Data = field("boot_id"), field("type"), field("data")
+		var errEpoch, errSeq error
+		e.Epoch, errEpoch = strconv.ParseUint(field("epoch"), 10, 64)
+		e.Seq, errSeq = strconv.ParseUint(field("seq"), 10, 64)
+		if err := errors.Join(errEpoch, errSeq); err != nil {
+			return nil, fmt.Errorf("event %s: %w", entry.ID, err)
+		}
+		if e.Type == "unit" {
+			if err := json.Unmarshal([]byte(e.Data), &e.Unit); err != nil {
+				return nil, fmt.Errorf("event %s: %w", entry.ID, err)
+			}
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+func (s *store) mustSince(mark string) []event {
+	s.t.Helper()
+	events, err := s.since(mark)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return events
+}
+
+// of keeps the events of one unit.
+func of(events []event, unit string) []event {
+	return slices.DeleteFunc(slices.Clone(events), func(e event) bool { return e.Unit.Name != unit })
+}
+
+// wantInOrder fails where events are not of one boot, of rising epochs and,
+// within an epoch, of rising sequence numbers.
+func wantInOrder(t *testing.T, events []event) {
+	t.Helper()
+	for i := 1; i < len(events); i++ {
+		a, b := events[i-1], events[i]
+		if b.BootID != a.BootID || b.Epoch < a.Epoch || b.Epoch == a.Epoch && b.Seq <= a.Seq {
+			t.Errorf("out of order:\n%v\n%v", a, b)
+		}
+	}
+}
+
+// wantCrashes fails unless the unit's events tell of n crashes, each followed
+// by the next before the unit runs at the end: what systemd announced, once.
+func wantCrashes(t *testing.T, events []event, unit string, n int) {
+	t.Helper()
+	failed, lastFailed, lastRunning := 0, -1, -1
+	var running int
+	mine := of(events, unit)
+	for i, e := range mine {
+		switch {
+		case e.Unit.Active == "failed":
+			failed++
+			lastFailed = i
+		case e.Unit.Sub == "running":
+			running++
+			lastRunning = i
+		}
+	}
+	if failed != n || running == 0 || running > n || lastRunning < lastFailed {
+		t.Errorf("%s: want %d failed events and running after the last of them, have:\n%v", unit, n, mine)
+	}
+}
+
+// Queue keys: the default queue is named gpu.
+const (
+	jobsKey = "gpuherd:queue:{gpu}:jobs"
+	jobKey  = "gpuherd:queue:{gpu}:job:"
+)
+
+// enqueue does what one redis-cli XADD does.
+func (s *store) enqueue(id, payload string) {
+	s.t.Helper()
+	ctx, cancel := brief()
+	defer cancel()
+	err := s.db.XAdd(ctx, &redis.XAddArgs{Stream: jobsKey, Values: []string{"id", id, "payload", payload}}).Err()
+	if err != nil {
+		s.t.Fatalf("cannot enqueue %s: %v", id, err)
+	}
+}
+
+// jobState returns the hash of one job; it is empty while nobody claimed it.
+func (s *store) jobState(id string) (map[string]string, error) {
+	ctx, cancel := brief()
+	defer cancel()
+	return s.db.HGetAll(ctx, jobKey+id).Result()
+}
+
+// waitJob waits until a job is in a state, and returns its hash.
+func (s *store) waitJob(within time.Duration, id, want string) map[string]string {
+	s.t.Helper()
+	var job map[string]string
+	eventually(s.t, within, "job "+id+" is "+want, func() error {
+		var err error
+		if job, err = s.jobState(id); err != nil {
+			return err
+		}
+		if job["state"] != want {
+			return fmt.Errorf("it is %v", job)
+		}
+		return nil
+	})
+	return job
+}

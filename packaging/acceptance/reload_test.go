@@ -1,0 +1,124 @@
+//go:build acceptance
+
+package acceptance
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// systemctl daemon-reload during load changes nothing: no worker restarts, no
+// event is made up, the generator writes the same bytes, and every job is done.
+func TestReloadUnderLoad(t *testing.T) {
+	const reloads, each = 5, 10
+	h := open(t)
+	h.jobs()
+	workers := h.workers()
+	before := map[string]unit{}
+	for _, worker := range workers {
+		before[worker] = h.mustUnit(worker)
+	}
+	files := generated(t)
+	mark := h.redis.mark()
+
+	var ids []string
+	for i := range reloads {
+		for j := range each {
+			id := jobID(t) + "-" + strconv.Itoa(i*each+j)
+			ids = append(ids, id)
+			h.redis.enqueue(id, task{Do: "sleep", MS: 50}.String())
+		}
+		h.reload()
+		if diff := cmp.Diff(files, generated(t)); diff != "" {
+			t.Errorf("reload %d changed the generator's output (-before +after):\n%s", i+1, diff)
+		}
+	}
+	last, err := h.redis.jobState(ids[len(ids)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last["state"] == "succeeded" {
+		t.Fatalf("all %d jobs were done before the last reload: that is no load", len(ids))
+	}
+	for _, id := range ids {
+		h.redis.waitJob(2*time.Minute, id, "succeeded")
+	}
+	h.healthy()
+
+	for _, worker := range workers {
+		after := h.mustUnit(worker)
+		if after.PID != before[worker].PID || after.Invocation != before[worker].Invocation || after.Restarts != before[worker].Restarts {
+			t.Errorf("%s was restarted: %+v, before %+v", worker, after, before[worker])
+		}
+	}
+	events := h.redis.mustSince(mark)
+	wantInOrder(t, events)
+	for _, e := range events {
+		// A status that changed with the job is no transition.
+		b, known := before[e.Unit.Name]
+		if e.Type == "unit" && (!known || e.Unit.Active != b.Active || e.Unit.Sub != b.Sub || e.Unit.PID != b.PID) {
+			t.Errorf("nothing happened, but it is told that %v", e)
+		}
+	}
+}
+
+// A mistake in one service file costs that file only, and is shown with its
+// place by verify and in the journal.
+func TestBrokenServiceFile(t *testing.T) {
+	h := open(t)
+	workers := h.workers()
+	before := map[string]unit{}
+	for _, worker := range workers {
+		before[worker] = h.mustUnit(worker)
+	}
+	files := generated(t)
+	since := time.Now()
+
+	broken := filepath.Join(servicesDir, "acceptance-broken.service")
+	text := "[Unit]\nDescription=A file with a mistake\n[X-GPU]\nPer=gpu\nInstancez=2\n[Service]\nExecStart=/bin/true\n"
+	if err := os.WriteFile(broken, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(broken); err != nil {
+			t.Error(err)
+		}
+		h.reload()
+	})
+	h.reload()
+
+	after := generated(t)
+	maps.DeleteFunc(after, func(path, _ string) bool { return strings.Contains(path, "acceptance-broken") })
+	if diff := cmp.Diff(files, after); diff != "" {
+		t.Errorf("the mistake changed the other services (-before +after):\n%s", diff)
+	}
+	for _, worker := range workers {
+		if u := h.mustUnit(worker); u.Active != "active" || u.PID != before[worker].PID {
+			t.Errorf("%s is %+v, before %+v", worker, u, before[worker])
+		}
+	}
+	// A restart proves that the units on disk still work, not only the
+	// processes that were there before.
+	h.restart(workers[0])
+
+	place := broken + ":5"
+	stdout, stderr, status := run(t, "gpuherd", "verify")
+	if all := stdout + stderr; status != 1 || !strings.Contains(all, place) || !strings.Contains(all, "Instancez") {
+		t.Errorf("gpuherd verify ended with %d, want 1, and names no %s Instancez:\n%s", status, place, all)
+	}
+	eventually(t, 30*time.Second, "the mistake is in the journal", func() error {
+		journal, errs, status := run(t, "journalctl", "--boot", "--output=cat", "--no-pager", fmt.Sprintf("--since=@%d", since.Unix()))
+		if status != 0 || !strings.Contains(journal, place) || !strings.Contains(journal, "Instancez") {
+			return fmt.Errorf("journalctl ended with %d: %s%s", status, journal, errs)
+		}
+		return nil
+	})
+}
