@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"gpuherd/cmd/gpuherd/internal/terminal"
+)
+
+// The exit codes, which root's help tells.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// callTimeout bounds every question to systemd that is no job: PID 1 answers
+// in milliseconds or not at all.
+const callTimeout = 25 * time.Second
+
+// An app is one run of gpuherd: all that its verbs touch outside.
+type app struct {
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	now            func() time.Time
+	exec           func(path string, argv, env []string) error
+
+	out, err terminal.Screen // where stdout and stderr go
+
+	parsed bool // the command line was understood; a later error is none of usage
+}
+
+func newApp() *app {
+	return &app{
+		stdout: os.Stdout,
+		stderr: os.Stderr,
+		getenv: os.Getenv,
+		now:    time.Now,
+		exec:   syscall.Exec,
+		out:    terminal.Detect(os.Stdout, os.Getenv),
+		err:    terminal.Detect(os.Stderr, os.Getenv),
+	}
+}
+
+// A usageError says that the command line is wrong and nothing was done.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// errFailed ends a verb that has already said what failed.
+var errFailed = errors.New("failed")
+
+// run executes one command line and returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errFailed):
+		return exitFailed
+	case errors.Is(err, syscall.EPIPE): // whoever read has gone, and knows
+		return exitFailed
+	case errors.As(err, &usage) || !a.parsed:
+		a.complain("%s", strings.TrimSpace(err.Error()))
+		return exitUsage
+	default:
+		a.complain("%s", err)
+		return exitFailed
+	}
+}
+
+// complain writes one line for people to stderr.
+func (a *app) complain(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "gpuherd: %s\n", terminal.Inert(fmt.Sprintf(format, args...)))
+}
+
+// printJSON writes v to stdout, indented, as one document.
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(terminal.JSON(a.stdout))
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

@@ -1,0 +1,259 @@
+// Package jobs asks systemd to start, stop and restart units, all at once,
+// and waits until each of its jobs has ended.
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// A Verb is what is done to a unit.
+type Verb string
+
+// The verbs, as people type them.
+const (
+	Start   Verb = "start"
+	Stop    Verb = "stop"
+	Restart Verb = "restart"
+)
+
+// Past returns the verb for what has been done.
+func (v Verb) Past() string {
+	switch v {
+	case Start:
+		return "started"
+	case Stop:
+		return "stopped"
+	default:
+		return "restarted"
+	}
+}
+
+// Results of an Outcome beside those that systemd's JobRemoved tells: done,
+// canceled, timeout, failed, dependency, skipped, invalid, assert,
+// unsupported, collected, once.
+const (
+	Done    = "done"
+	Failed  = "failed"
+	Queued  = "queued"  // not waited for
+	Refused = "refused" // systemd did not take the job
+	Waiting = "waiting" // the time was up before the job was; it goes on
+)
+
+// A Bus is what this package needs of go-systemd's dbus.Conn.
+type Bus interface {
+	StartUnitContext(ctx context.Context, name, mode string, ch chan<- string) (int, error)
+	StopUnitContext(ctx context.Context, name, mode string, ch chan<- string) (int, error)
+	RestartUnitContext(ctx context.Context, name, mode string, ch chan<- string) (int, error)
+	GetUnitPropertiesContext(ctx context.Context, unit string) (map[string]any, error)
+	GetUnitTypePropertiesContext(ctx context.Context, unit, unitType string) (map[string]any, error)
+	Connected() bool
+}
+
+// An Outcome is what became of one unit. Its JSON is the output of
+// `gpuherd start --json`.
+type Outcome struct {
+	Unit       string `json:"unit"`
+	Verb       Verb   `json:"verb"`
+	Result     string `json:"result"`                // of the job: "done", "failed", …
+	OK         bool   `json:"ok"`                    // the unit is where the verb wanted it, or queued on request
+	Error      string `json:"error,omitempty"`       // why systemd refused, or why the wait ended
+	Millis     int64  `json:"ms"`                    // from asking to the end of the job
+	Active     string `json:"active,omitempty"`      // ActiveState afterwards
+	Sub        string `json:"sub,omitempty"`         // SubState afterwards
+	UnitResult string `json:"unit_result,omitempty"` // Result of the service: "exit-code", "oom-kill", …
+	ExitStatus int32  `json:"exit_status"`           // of its main process, when it has ended
+	PID        uint32 `json:"pid,omitempty"`         // main process afterwards
+	err        error
+}
+
+// Err returns why systemd refused the unit's job, nil where it did not.
+func (o *Outcome) Err() error { return o.err }
+
+// probe is how often the connection is looked at: its end closes no channel
+// that a waiting caller could see.
+const probe = 500 * time.Millisecond
+
+// errLost is the cause of a wait that the bus ended.
+var errLost = errors.New("lost the connection to systemd; the jobs go on")
+
+// Run asks for verb on every unit, waits for all jobs unless wait is false,
+// and returns the outcomes in the order of units. ended, if not nil, is called
+// for each outcome as it comes, in the caller's goroutine. When ctx ends,
+// Run returns what it has; jobs that systemd took go on there.
+func Run(ctx context.Context, bus Bus, verb Verb, units []string, wait bool, ended func(Outcome)) []Outcome {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	outcomes := make([]Outcome, len(units))
+	arrived := make(chan int, len(units))
+	pending := 0
+	for i, unit := range units {
+		outcomes[i] = Outcome{Unit: unit, Verb: verb}
+		o := &outcomes[i]
+		begun := time.Now()
+		result := make(chan string, 1)
+		var listener chan<- string
+		if wait {
+			listener = result
+		}
+		if err := enqueue(ctx, bus, verb, unit, listener); err != nil {
+			o.Result, o.err, o.Error = Refused, err, err.Error()
+			if cause := context.Cause(ctx); cause != nil {
+				o.Result, o.Error = Waiting, cause.Error()
+			}
+			o.Millis = time.Since(begun).Milliseconds()
+			report(ended, *o)
+			continue
+		}
+		if !wait {
+			o.Result, o.OK = Queued, true
+			report(ended, *o)
+			continue
+		}
+		pending++
+		go func() {
+			await(ctx, bus, o, result)
+			o.Millis = time.Since(begun).Milliseconds()
+			arrived <- i
+		}()
+	}
+	ticker := time.NewTicker(probe)
+	defer ticker.Stop()
+	for pending > 0 {
+		select {
+		case i := <-arrived:
+			pending--
+			report(ended, outcomes[i])
+		case <-ticker.C:
+			if !bus.Connected() {
+				cancel(errLost)
+			}
+		}
+	}
+	return outcomes
+}
+
+func report(ended func(Outcome), o Outcome) {
+	if ended != nil {
+		ended(o)
+	}
+}
+
+func enqueue(ctx context.Context, bus Bus, verb Verb, unit string, ch chan<- string) error {
+	var err error
+	switch verb {
+	case Start:
+		_, err = bus.StartUnitContext(ctx, unit, "replace", ch)
+	case Stop:
+		_, err = bus.StopUnitContext(ctx, unit, "replace", ch)
+	case Restart:
+		_, err = bus.RestartUnitContext(ctx, unit, "replace", ch)
+	default:
+		err = fmt.Errorf("unknown verb %q", verb)
+	}
+	return err
+}
+
+func await(ctx context.Context, bus Bus, o *Outcome, result <-chan string) {
+	select {
+	case o.Result = <-result:
+	case <-ctx.Done():
+		o.Result, o.Error = Waiting, context.Cause(ctx).Error()
+		return
+	}
+	inspect(ctx, bus, o)
+	switch o.Verb {
+	case Stop:
+		// A unit that had to be killed is stopped too; UnitResult tells.
+		o.OK = o.Result == Done
+	default:
+		// A Type=simple service that cannot run has a job that succeeds.
+		o.OK = o.Result == Done && o.Active != "failed" && o.Sub != "auto-restart"
+	}
+}
+
+// inspect reads where the unit stands now. Failure to read costs only detail.
+func inspect(ctx context.Context, bus Bus, o *Outcome) {
+	if props, err := bus.GetUnitPropertiesContext(ctx, o.Unit); err == nil {
+		o.Active, _ = props["ActiveState"].(string)
+		o.Sub, _ = props["SubState"].(string)
+	}
+	if props, err := bus.GetUnitTypePropertiesContext(ctx, o.Unit, "Service"); err == nil {
+		o.UnitResult, _ = props["Result"].(string)
+		o.ExitStatus, _ = props["ExecMainStatus"].(int32)
+		o.PID, _ = props["MainPID"].(uint32)
+	}
+}
+
+// Unauthorized reports whether err is polkit's or the bus's refusal.
+func Unauthorized(err error) bool {
+	var e dbus.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Name {
+	case "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired",
+		"org.freedesktop.DBus.Error.AccessDenied",
+		"org.freedesktop.DBus.Error.AuthFailed":
+		return true
+	}
+	return false
+}
+
+// String says in one line what became of the unit, without its name.
+func (o *Outcome) String() string {
+	switch {
+	case o.Result == Queued:
+		return "queued to " + string(o.Verb)
+	case o.OK:
+		s := fmt.Sprintf("%s in %dms", o.Verb.Past(), o.Millis)
+		if o.Verb == Stop && o.UnitResult != "" && o.UnitResult != "success" {
+			s += " (" + o.reason() + ")"
+		}
+		return s
+	case o.Result == Refused && Unauthorized(o.err):
+		return fmt.Sprintf("not %s: permission denied", o.Verb.Past())
+	case o.Result == Refused:
+		return fmt.Sprintf("not %s: %s", o.Verb.Past(), o.Error)
+	case o.Result == Waiting:
+		return fmt.Sprintf("not yet %s: %s", o.Verb.Past(), o.Error)
+	default:
+		return fmt.Sprintf("failed to %s: %s", o.Verb, o.reason())
+	}
+}
+
+// reason joins the job's result, where it tells anything, with the unit's.
+func (o *Outcome) reason() string {
+	var s string
+	switch o.Result {
+	case Done, Failed:
+	case "dependency":
+		s = "a unit it needs failed"
+	case "timeout":
+		s = "its job timed out"
+	case "canceled":
+		s = "another job replaced this one"
+	default:
+		s = "its job was " + o.Result
+	}
+	switch o.UnitResult {
+	case "", "success":
+		if s == "" {
+			s = "it is " + o.Active + "/" + o.Sub
+		}
+		return s
+	}
+	if s != "" {
+		s += ", "
+	}
+	s += o.UnitResult
+	if o.UnitResult == "exit-code" || o.UnitResult == "signal" || o.UnitResult == "core-dump" {
+		s += fmt.Sprintf(", status %d", o.ExitStatus)
+	}
+	return s
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"gpuherd/cmd/gpuherd/internal/jobs"
+	"gpuherd/cmd/gpuherd/internal/selection"
+	"gpuherd/cmd/gpuherd/internal/terminal"
+)
+
+// A progress shows jobs as they end: a line for each unit, and, where somebody
+// is watching stderr, one line below that says what is still waited for.
+type progress struct {
+	verb   jobs.Verb
+	lines  io.Writer // the line for each unit
+	styled terminal.Screen
+	status io.Writer // the updating line; nil: nobody is watching
+	screen terminal.Screen
+
+	mu      sync.Mutex
+	total   int
+	pending []string
+	begun   time.Time
+	shown   bool
+	stop    chan struct{}
+	stopped sync.WaitGroup
+}
+
+// redraw is how often the updating line counts the seconds.
+const redraw = 250 * time.Millisecond
+
+// patience is how long jobs may take before the updating line appears, so that
+// quick ones do not flicker.
+const patience = 200 * time.Millisecond
+
+func (a *app) newProgress(verb jobs.Verb, units []string, asJSON bool) *progress {
+	p := &progress{
+		verb: verb, lines: a.stdout, styled: a.out, screen: a.err,
+		total: len(units), pending: slices.Clone(units), begun: time.Now(),
+		stop: make(chan struct{}),
+	}
+	if asJSON { // stdout is the document's
+		p.lines, p.styled = a.stderr, a.err
+	}
+	if a.err.Terminal {
+		p.status = a.stderr
+		p.stopped.Go(p.tick)
+	}
+	return p
+}
+
+func (p *progress) tick() {
+	ticker := time.NewTicker(redraw)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-ticker.C:
+			p.mu.Lock()
+			p.draw()
+			p.mu.Unlock()
+		}
+	}
+}
+
+// ended reports one unit.
+func (p *progress) ended(o jobs.Outcome) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pending = slices.DeleteFunc(p.pending, func(unit string) bool { return unit == o.Unit })
+	p.erase()
+	style := terminal.Good
+	if !o.OK {
+		style = terminal.Bad
+	}
+	fmt.Fprintf(p.lines, "%s %s\n", terminal.Inert(selection.Short(o.Unit)), p.styled.Paint(style, terminal.Inert(o.String())))
+	p.draw()
+}
+
+func (p *progress) close() {
+	close(p.stop)
+	p.stopped.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+}
+
+func (p *progress) draw() {
+	waited := time.Since(p.begun)
+	if p.status == nil || len(p.pending) == 0 || waited < patience {
+		return
+	}
+	fmt.Fprint(p.status, "\r", terminal.Cut(p.text(waited), p.screen.Width-1), "\x1b[K")
+	p.shown = true
+}
+
+// text is the updating line.
+func (p *progress) text(waited time.Duration) string {
+	text := fmt.Sprintf("%s: %d of %d done, %s, waiting for %s", p.verb, p.total-len(p.pending), p.total,
+		terminal.Span(waited.Truncate(time.Second)), terminal.Inert(selection.Short(p.pending[0])))
+	if more := len(p.pending) - 1; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+func (p *progress) erase() {
+	if p.shown {
+		fmt.Fprint(p.status, "\r\x1b[K")
+		p.shown = false
+	}
+}
