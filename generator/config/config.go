@@ -1,0 +1,159 @@
+// Package config reads what the operator wants: gpuherd.conf and its drop-ins,
+// the kernel command line and PID 1's environment, in this order, later ones
+// winning. A bad value is reported and leaves the value that held before it.
+package config
+
+import (
+	"maps"
+	"os"
+	"slices"
+)
+
+// MaxInstances bounds Instances=: workers of one service on one device.
+const MaxInstances = 256
+
+// A Config is everything that can be configured, with the defaults filled in.
+type Config struct {
+	GPU     GPU
+	Worker  Worker
+	Redis   Redis
+	Monitor Monitor
+
+	// Services holds the [Service NAME] sections by service name.
+	Services map[string]Override
+	// Environment is handed to every service, in order of first appearance.
+	Environment []Variable
+	// Pass names variables of PID 1's environment to hand to every service.
+	Pass []string
+	// Environ is PID 1's environment over the gpuherd.* parameters of the
+	// kernel command line (gpuherd.enable_foo=1 is ENABLE_FOO). Variables
+	// with an empty value are left out: they count as not set.
+	Environ map[string]string
+	// Origins says where a setting comes from, by "Section.Key":
+	// "built-in", "/etc/gpuherd/gpuherd.conf:3", "gpuherd.num_gpus on the
+	// kernel command line", "NUM_GPUS of PID 1's environment".
+	Origins map[string]string
+
+	// parameters has the names in Environ that the kernel command line set.
+	parameters map[string]string
+}
+
+// GPU is [GPU].
+type GPU struct {
+	Count    int  // GPUs to use; −1: all
+	Simulate bool // make simulated devices where fewer than Count are found
+}
+
+// Worker is [Worker].
+type Worker struct {
+	ID       string   // prefix of WORKER_ID; empty: the host name
+	Queue    string   // name of the queue
+	Executor string   // what runs a job: "exec"
+	Exec     []string // argv of the executor "exec"
+	URL      string   // of the executors "http" and "comfyui"
+}
+
+// Redis is [Redis].
+type Redis struct {
+	URL    string // as go-redis reads it; may hold a password: never log it
+	Host   string // this host's name in Redis; empty: the host name
+	Prefix string // of every key
+}
+
+// Monitor is [Monitor].
+type Monitor struct {
+	Listen        string // host:port
+	MachineStatus bool   // also publish in the form of the PM2 machine
+}
+
+// An Override is one [Service NAME] section.
+type Override struct {
+	Enabled   *bool // nil: as the service file says
+	Instances *int  // workers on each device; nil: as the service file says
+
+	EnabledOrigin   string // "/etc/gpuherd/gpuherd.conf:12"
+	InstancesOrigin string
+	File            string // where the section stands first
+	Line            int
+}
+
+// A Variable is one assignment of [Environment].
+type Variable struct {
+	Name, Value string
+}
+
+// HostName returns this host's name in Redis: [Redis] Host=, or the kernel's
+// host name.
+func (c *Config) HostName() (string, error) {
+	if c.Redis.Host != "" {
+		return c.Redis.Host, nil
+	}
+	return os.Hostname()
+}
+
+// Origin says where the value of a setting comes from, "built-in" where nobody
+// set it. The setting is named "Section.Key".
+func (c *Config) Origin(setting string) string {
+	if o, ok := c.Origins[setting]; ok {
+		return o
+	}
+	return builtIn
+}
+
+// Variable returns the first of names that Environ sets, its value, and where
+// it was set.
+func (c *Config) Variable(names ...string) (value, origin string, ok bool) {
+	for _, name := range names {
+		value, ok := c.Environ[name]
+		if !ok {
+			continue
+		}
+		if p, ok := c.parameters[name]; ok {
+			return value, p + " on the kernel command line", true
+		}
+		return value, name + " of PID 1's environment", true
+	}
+	return "", "", false
+}
+
+// A Setting describes one key of gpuherd.conf.
+type Setting struct {
+	Section, Key string
+	Default      string   // as it would be written; may be empty
+	Variables    []string // environment variables that set it, the first one winning
+	Parameter    string   // extra name on the kernel command line, without "gpuherd."
+}
+
+// Settings lists every fixed key of gpuherd.conf. Beside them stand the
+// sections [Service NAME] (Enabled=, Instances=) and [Environment] (any
+// variable, and Pass=).
+func Settings() []Setting {
+	list := make([]Setting, len(settings))
+	for i, s := range settings {
+		list[i] = s.Setting
+		list[i].Variables = slices.Clone(s.Variables)
+	}
+	return list
+}
+
+// Default returns the built-in configuration.
+func Default() *Config {
+	c := &Config{
+		Services:   map[string]Override{},
+		Environ:    map[string]string{},
+		Origins:    map[string]string{},
+		parameters: map[string]string{},
+	}
+	for _, s := range settings {
+		if err := s.set(c, s.Default); err != nil {
+			panic("config: default of " + s.Key + "=: " + err.Error()) // a test sets each
+		}
+		c.Origins[s.name()] = builtIn
+	}
+	return c
+}
+
+// ServiceNames returns the names of the [Service NAME] sections, sorted.
+func (c *Config) ServiceNames() []string {
+	return slices.Sorted(maps.Keys(c.Services))
+}
