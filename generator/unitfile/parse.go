@@ -120,8 +120,7 @@ func (p *parser) run() {
 			nulShown = true
 			p.problem(p.line, "NUL byte in the file", "")
 		}
-		line = bytes.TrimLeft(line, whitespace)
-		if len(line) > 0 && (line[0] == '#' || line[0] == ';') {
+		if text := bytes.TrimLeft(line, whitespace); len(text) > 0 && (text[0] == '#' || text[0] == ';') {
 			continue // also between continued lines, which it does not end
 		}
 		if !pending {
@@ -130,7 +129,7 @@ func (p *parser) run() {
 		if tooLong = tooLong || len(joined)+len(line) >= maxLine; tooLong {
 			// The beginning alone is kept, to know a section header.
 			if len(joined) == 0 {
-				joined = append(joined, line[0])
+				joined = append(joined, line[:64]...)
 			}
 			if pending = continues(line); !pending {
 				flush()

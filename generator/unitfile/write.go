@@ -59,7 +59,12 @@ func checkEntry(e Entry) error {
 		return errors.New("invalid UTF-8")
 	case e.Value != strings.Trim(e.Value, whitespace):
 		return errors.New("the value begins or ends with white space")
-	case len(e.Key)+len(e.Value)+3 > maxLine:
+	}
+	n := len(e.Key) + len("=") + len(e.Value)
+	if continues([]byte(e.Value)) {
+		n++
+	}
+	if n >= maxLine {
 		return errors.New("the line would be too long")
 	}
 	return nil
