@@ -38,7 +38,7 @@ func (k task) String() string {
 type answer struct {
 	GPU        string            `json:"gpu"`
 	WorkerID   string            `json:"worker_id"`
-	Invocation string            `json:"invocation"`      // of the unit
+	Invocation string            `json:"invocation"`       // of the unit
 	Opened     map[string]string `json:"opened,omitempty"` // open: device node → error
 }
 

@@ -126,9 +126,12 @@ func (s *systemd) failed() []string {
 	return names
 }
 
-func (s *systemd) start(name string)   { s.t.Helper(); s.job("start", name, s.conn.StartUnitContext) }
-func (s *systemd) stop(name string)    { s.t.Helper(); s.job("stop", name, s.conn.StopUnitContext) }
-func (s *systemd) restart(name string) { s.t.Helper(); s.job("restart", name, s.conn.RestartUnitContext) }
+func (s *systemd) start(name string) { s.t.Helper(); s.job("start", name, s.conn.StartUnitContext) }
+func (s *systemd) stop(name string)  { s.t.Helper(); s.job("stop", name, s.conn.StopUnitContext) }
+func (s *systemd) restart(name string) {
+	s.t.Helper()
+	s.job("restart", name, s.conn.RestartUnitContext)
+}
 
 // job runs one systemd job and waits for its end.
 func (s *systemd) job(verb, name string, do func(context.Context, string, string, chan<- string) (int, error)) {

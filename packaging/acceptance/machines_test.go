@@ -1,0 +1,279 @@
+//go:build machine
+
+package acceptance
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gpuherd/packaging/machine"
+)
+
+// installed is what `make tree` lays down: gpuherd as it is on a machine.
+const installed = "../../bin/tree"
+
+// A setting is one kind of machine, and the tests that run in it.
+type setting struct {
+	name     string
+	config   machine.Config
+	conf     string // /etc/gpuherd/gpuherd.conf
+	tests    []string
+	parallel bool
+}
+
+// anywhere are the tests that need no limits and no second GPU's node.
+var anywhere = []string{
+	"TestDropInShows", "TestUnitsVerify", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
+	"TestBrokenServiceFile", "TestEveryLineKept", "TestRedisAway",
+}
+
+func settings() []setting {
+	var all []setting
+	for _, suite := range []machine.Suite{machine.Bookworm, machine.Trixie} {
+		all = append(all,
+			setting{
+				name: "container-" + string(suite),
+				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
+					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
+				conf:  "[GPU]\nSimulate=yes\n",
+				tests: append([]string{"TestContainer"}, anywhere...),
+			},
+			setting{
+				name: "workers-off-" + string(suite),
+				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
+					Env: map[string]string{"NUM_GPUS": "2", "ENABLE_REDIS_WORKER": "false"}},
+				conf:  "[GPU]\nSimulate=yes\n",
+				tests: []string{"TestWorkersOff"},
+			},
+			// The two of these take most of the time, and run side by side.
+			setting{
+				name: "kernel-" + string(suite), parallel: true,
+				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
+					Env: map[string]string{"NUM_GPUS": "2"}, KernelArgs: []string{"gpuherd.simulate=yes"}},
+				tests: append([]string{"TestBoot", "TestOutOfMemory", "TestOwnGPUOnly"}, anywhere...),
+			})
+	}
+	return all
+}
+
+func TestMachines(t *testing.T) {
+	if _, err := os.Stat(filepath.Join(installed, "usr/bin/gpuherd")); err != nil {
+		t.Fatalf("%v: run make tree first", err)
+	}
+	binary := buildTests(t)
+	for _, s := range settings() {
+		t.Run(s.name, func(t *testing.T) {
+			if s.parallel {
+				t.Parallel()
+			}
+			runIn(t, s, binary)
+		})
+	}
+}
+
+// Every acceptance test has a machine in which it runs.
+func TestEveryTestHasAMachine(t *testing.T) {
+	var placed []string
+	for _, s := range settings() {
+		placed = append(placed, s.tests...)
+	}
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var written []string
+	for _, name := range files {
+		if name == "machines_test.go" {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range file.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok && strings.HasPrefix(f.Name.Name, "Test") && f.Name.Name != "TestMain" {
+				written = append(written, f.Name.Name)
+			}
+		}
+	}
+	for _, name := range written {
+		if !slices.Contains(placed, name) {
+			t.Errorf("%s runs in no machine", name)
+		}
+	}
+	for _, name := range placed {
+		if !slices.Contains(written, name) {
+			t.Errorf("%s is to run in a machine, but does not exist", name)
+		}
+	}
+}
+
+// buildTests builds the acceptance tests as a static program, which runs on
+// every suite.
+func buildTests(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "acceptance.test")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-tags", "acceptance", "-o", binary, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the acceptance tests: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// runIn boots one machine, runs its tests in it, and has each of them count
+// here as a test of its own.
+func runIn(t *testing.T, s setting, binary string) {
+	const program = "/opt/acceptance.test"
+	log := &safeBuffer{}
+	s.config.Trees = []string{installed, layTree(t, s, binary, program)}
+	s.config.Log = log
+	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
+	defer cancel()
+	m, err := machine.Boot(ctx, s.config)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	defer func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Logf("booted in %v: %s", m.BootTime.Round(time.Millisecond), m.State)
+
+	argv := []string{program, "-test.v", "-test.timeout=8m", "-test.run=^(" + strings.Join(s.tests, "|") + ")$"}
+	out := &verdicts{t: t, of: map[string]verdict{}}
+	status, err := m.Run(ctx, argv, out, out)
+	if err != nil {
+		t.Errorf("cannot run the tests: %v", err)
+	}
+	for _, name := range s.tests {
+		v, ok := out.of[name]
+		t.Run(name, func(t *testing.T) {
+			switch {
+			case !ok:
+				t.Error("it did not run to its end")
+			case v.word != "PASS":
+				t.Errorf("%s\n%s", v.word, v.output)
+			}
+		})
+	}
+	if status != 0 && !t.Failed() {
+		t.Errorf("the tests ended with %d:\n%s", status, out.rest.String())
+	}
+	if t.Failed() {
+		m.Report(log)
+		t.Logf("%s\n%s", out.rest.String(), log)
+	}
+}
+
+// layTree makes the tree that is laid over the machine beside gpuherd itself.
+func layTree(t *testing.T, s setting, binary, program string) string {
+	t.Helper()
+	tree := t.TempDir()
+	files := map[string]string{
+		"etc/gpuherd/gpuherd.conf": s.conf,
+		// Where a machine's journal is kept in memory it would by default hold
+		// less than one test prints.
+		"etc/systemd/journald.conf.d/50-acceptance.conf": "[Journal]\nStorage=volatile\nRuntimeMaxUse=1G\n",
+	}
+	for path, text := range files {
+		path = filepath.Join(tree, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wants := filepath.Join(tree, "etc/systemd/system/multi-user.target.wants")
+	if err := os.MkdirAll(wants, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// What `systemctl enable gpuherd.target` does.
+	if err := os.Symlink("/usr/lib/systemd/system/gpuherd.target", filepath.Join(wants, "gpuherd.target")); err != nil {
+		t.Fatal(err)
+	}
+	inside := filepath.Join(tree, program)
+	if err := os.MkdirAll(filepath.Dir(inside), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(binary)
+	if err == nil {
+		err = os.WriteFile(inside, data, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// A verdict is how one test in a machine ended.
+type verdict struct{ word, output string }
+
+// verdicts reads what a test binary prints with -test.v, line by line.
+type verdicts struct {
+	t    *testing.T
+	mu   sync.Mutex
+	line []byte
+	rest strings.Builder // printed since the last verdict
+	of   map[string]verdict
+}
+
+var verdictLine = regexp.MustCompile(`^--- (PASS|FAIL|SKIP): (\S+) \((.*)\)$`)
+
+func (v *verdicts) Write(p []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.line = append(v.line, p...)
+	for {
+		end := bytes.IndexByte(v.line, '\n')
+		if end < 0 {
+			return len(p), nil
+		}
+		v.take(string(v.line[:end]))
+		v.line = v.line[end+1:]
+	}
+}
+
+func (v *verdicts) take(line string) {
+	m := verdictLine.FindStringSubmatch(line)
+	if m == nil {
+		fmt.Fprintln(&v.rest, line)
+		return
+	}
+	v.of[m[2]] = verdict{word: m[1], output: v.rest.String()}
+	v.rest.Reset()
+	v.t.Logf("%s %s in %s", m[1], m[2], m[3])
+}
+
+// safeBuffer is a buffer for the machine's log, which several goroutines write.
+type safeBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
