@@ -1,0 +1,87 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// A Claim is a job with its lease. Its methods may be called again after an
+// error other than ErrLost: what has been done is not done twice. All but
+// Renew end the claim.
+type Claim struct {
+	Job
+	Attempt int // from 1
+
+	q        *Queue
+	consumer string
+	entry    entry
+}
+
+// Renew starts the lease anew and writes the job's progress, if there is any.
+func (c *Claim) Renew(ctx context.Context, progress string) error {
+	n, err := renewScript.Run(ctx, c.q.redis, c.keys(), c.args(progress, c.q.ttl())...).Int()
+	return c.outcome("renew lease of", n, err)
+}
+
+// Finish ends the job with its result, of at most MaxPayload bytes.
+func (c *Claim) Finish(ctx context.Context, result []byte) error {
+	if len(result) > MaxPayload {
+		return fmt.Errorf("cannot finish job %s: result of %d bytes, at most %d are allowed", c.ID, len(result), MaxPayload)
+	}
+	n, err := finishScript.Run(ctx, c.q.redis, c.keys(), c.args(result, c.q.ttl())...).Int()
+	return c.outcome("finish", n, err)
+}
+
+// A Failure is why an attempt went wrong.
+type Failure struct {
+	Error     string // one line
+	Stderr    string // the end of what the job wrote there
+	Permanent bool   // another attempt would not help
+}
+
+// Fail ends the attempt: the job waits again at the end of its stream, or goes
+// to Q:dead, and then dead is true.
+func (c *Claim) Fail(ctx context.Context, f Failure) (dead bool, err error) {
+	permanent := "0"
+	if f.Permanent {
+		permanent = "1"
+	}
+	r, err := failScript.Run(ctx, c.q.redis, c.keys(),
+		c.args(clip(f.Error), clip(f.Stderr), permanent, c.MaxAttempts, c.q.ttl())...).Text()
+	n := 1
+	if r == "lost" {
+		n = 0
+	}
+	return r == "dead", c.outcome("fail", n, err)
+}
+
+// Release hands the job back as if the attempt had not begun. It is the next
+// that anybody claims.
+func (c *Claim) Release(ctx context.Context) error {
+	n, err := releaseScript.Run(ctx, c.q.redis, c.keys(), c.args(c.q.ttl())...).Int()
+	return c.outcome("release", n, err)
+}
+
+func (c *Claim) keys() []string { return c.q.keys(c.ID) }
+
+func (c *Claim) args(more ...any) []any { return c.entry.args(c.consumer, more...) }
+
+func (c *Claim) outcome(did string, n int, err error) error {
+	if err == nil && n == 0 {
+		err = ErrLost
+	}
+	if err != nil {
+		return fmt.Errorf("cannot %s job %s: %w", did, c.ID, err)
+	}
+	return nil
+}
+
+// clip keeps errors and the end of stderr small: 4 KiB, the end of them.
+func clip(s string) string {
+	const most = 4 << 10
+	if len(s) > most {
+		s = s[len(s)-most:]
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}

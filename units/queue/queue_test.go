@@ -1,0 +1,642 @@
+package queue_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"gpuherd/units/queue"
+	"gpuherd/units/queue/redistest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// short lets leases and waits pass quickly.
+var short = queue.Options{Lease: 300 * time.Millisecond, Block: 50 * time.Millisecond}
+
+type fixture struct {
+	*queue.Queue
+	t     testing.TB
+	ctx   context.Context
+	redis redis.UniversalClient
+	srv   *redistest.Server
+}
+
+func setup(t testing.TB, opts queue.Options) *fixture {
+	t.Helper()
+	srv := redistest.Start(t)
+	f := &fixture{t: t, redis: srv.Client(t), srv: srv}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	f.ctx = ctx
+	var err error
+	if f.Queue, err = queue.New(f.redis, "gpuherd", "gpu", opts); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// add is what a producer without this package sends.
+func (f *fixture) add(fields ...any) {
+	f.t.Helper()
+	if err := f.redis.XAdd(f.ctx, &redis.XAddArgs{Stream: "gpuherd:queue:{gpu}:jobs", Values: fields}).Err(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// claim wants a job.
+func (f *fixture) claim(c *queue.Consumer) *queue.Claim {
+	f.t.Helper()
+	for f.ctx.Err() == nil {
+		claim, err := c.Claim(f.ctx)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if claim != nil {
+			return claim
+		}
+	}
+	f.t.Fatal("no job came")
+	return nil
+}
+
+// none wants that no job comes in a few tries.
+func (f *fixture) none(c *queue.Consumer) {
+	f.t.Helper()
+	for range 3 {
+		claim, err := c.Claim(f.ctx)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if claim != nil {
+			f.t.Fatalf("claimed %q, attempt %d", claim.ID, claim.Attempt)
+		}
+	}
+}
+
+func (f *fixture) record(id string) queue.Record {
+	f.t.Helper()
+	r, ok, err := f.Get(f.ctx, id)
+	if err != nil || !ok {
+		f.t.Fatalf("record of %s: %v, %v", id, ok, err)
+	}
+	return r
+}
+
+func (f *fixture) want(id string, want queue.Record) {
+	f.t.Helper()
+	if diff := cmp.Diff(want, f.record(id), cmpopts.IgnoreTypes(time.Time{})); diff != "" {
+		f.t.Errorf("record of %s (-want +got):\n%s", id, diff)
+	}
+}
+
+// empty wants that no stream and no pending list holds anything.
+func (f *fixture) empty() {
+	f.t.Helper()
+	for _, name := range []string{"jobs:high", "jobs", "jobs:low"} {
+		if n := f.redis.XLen(f.ctx, f.Key(name)).Val(); n != 0 {
+			f.t.Errorf("%s holds %d entries", name, n)
+		}
+		p, err := f.redis.XPending(f.ctx, f.Key(name), queue.Group).Result()
+		if err != nil || p.Count != 0 {
+			f.t.Errorf("%s has %d pending, %v", name, p.Count, err)
+		}
+	}
+}
+
+func (f *fixture) dead() []redis.XMessage {
+	f.t.Helper()
+	m, err := f.redis.XRange(f.ctx, f.Key("dead"), "-", "+").Result()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return m
+}
+
+func (f *fixture) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) lost(what string, err error) {
+	f.t.Helper()
+	if !errors.Is(err, queue.ErrLost) {
+		f.t.Errorf("%s by who lost the lease: %v", what, err)
+	}
+}
+
+func TestPlainXADDIsClaimedAndFinished(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	f.add("id", "job-1", "payload", `{"prompt":"a horse"}`, "timeout", "1.5", "trace", "t")
+	c := f.claim(f.Consumer("a"))
+	want := queue.Job{ID: "job-1", Payload: []byte(`{"prompt":"a horse"}`), Timeout: 1500 * time.Millisecond, MaxAttempts: 3, Trace: "t", Priority: queue.Normal}
+	if diff := cmp.Diff(want, c.Job); diff != "" || c.Attempt != 1 {
+		t.Errorf("attempt %d, job (-want +got):\n%s", c.Attempt, diff)
+	}
+	f.want("job-1", queue.Record{State: queue.Running, Attempts: 1, Worker: "a"})
+	f.must(c.Renew(f.ctx, "42"))
+	f.want("job-1", queue.Record{State: queue.Running, Attempts: 1, Worker: "a", Progress: "42"})
+	f.must(c.Finish(f.ctx, []byte("done")))
+	f.want("job-1", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "done"})
+	r := f.record("job-1")
+	if r.Enqueued.IsZero() || r.Started.Before(r.Enqueued) || r.Finished.Before(r.Started) || time.Since(r.Enqueued) > time.Minute {
+		t.Errorf("times %v, %v, %v", r.Enqueued, r.Started, r.Finished)
+	}
+	if ttl := f.redis.TTL(f.ctx, f.JobKey("job-1")).Val(); ttl < 23*time.Hour || ttl > 24*time.Hour {
+		t.Errorf("hash lives %v", ttl)
+	}
+	f.empty()
+	// An answer may have been lost: the same call again is well.
+	f.must(c.Finish(f.ctx, []byte("done")))
+}
+
+func TestEnqueueIsIdempotent(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	job := queue.Job{ID: "a:b\u00e9 {x}", Payload: []byte{0, 255, '\n'}, Timeout: 90 * time.Second, MaxAttempts: 7, Trace: "t", Priority: queue.Low}
+	for i, want := range []bool{true, false} {
+		if added, err := f.Enqueue(f.ctx, job); err != nil || added != want {
+			t.Fatalf("call %d: %v, %v", i, added, err)
+		}
+	}
+	f.want(job.ID, queue.Record{State: queue.Waiting})
+	c := f.claim(f.Consumer("a"))
+	if diff := cmp.Diff(job, c.Job); diff != "" {
+		t.Errorf("job (-want +got):\n%s", diff)
+	}
+	f.must(c.Finish(f.ctx, nil))
+	if added, err := f.Enqueue(f.ctx, job); err != nil || added {
+		t.Errorf("after its end: %v, %v", added, err)
+	}
+	f.empty()
+	for _, bad := range []queue.Job{{}, {ID: "a\nb"}, {ID: strings.Repeat("x", 257)}, {ID: "\xff"}, {ID: "big", Payload: make([]byte, queue.MaxPayload+1)}} {
+		if _, err := f.Enqueue(f.ctx, bad); err == nil {
+			t.Errorf("Enqueue took %.20q with %d bytes", bad.ID, len(bad.Payload))
+		}
+	}
+}
+
+func TestEndedIDIsAcknowledgedWithoutRunning(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	w := f.Consumer("a")
+	f.add("id", "job-1", "payload", "1")
+	f.must(f.claim(w).Finish(f.ctx, []byte("first")))
+	f.add("id", "job-1", "payload", "2")
+	f.none(w)
+	f.want("job-1", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "first"})
+	f.empty()
+}
+
+func TestSameIDTwiceRunsOnce(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: short.Block})
+	f.add("id", "job-1", "payload", "1")
+	f.add("id", "job-1", "payload", "2")
+	c := f.claim(f.Consumer("a"))
+	f.none(f.Consumer("b"))
+	f.must(c.Finish(f.ctx, nil))
+	f.empty()
+}
+
+// TestFencing: what the loser of a lease still sends changes nothing, by
+// whatever way it lost it.
+func TestFencing(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name      string
+		successor string
+		lease     time.Duration
+	}{
+		{"lease ran out", "b", 100 * time.Millisecond},
+		{"same name after a restart", "a", time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t, queue.Options{Lease: tt.lease, Block: 50 * time.Millisecond})
+			f.add("id", "job-1", "payload", "1")
+			old := f.claim(f.Consumer("a"))
+			c := f.claim(f.Consumer(tt.successor))
+			if c.ID != "job-1" || c.Attempt != 2 || string(c.Payload) != "1" {
+				t.Fatalf("successor has %s, attempt %d, %q", c.ID, c.Attempt, c.Payload)
+			}
+			check := func() {
+				t.Helper()
+				f.lost("Renew", old.Renew(f.ctx, "99"))
+				f.lost("Finish", old.Finish(f.ctx, []byte("stale")))
+				_, err := old.Fail(f.ctx, queue.Failure{Error: "stale"})
+				f.lost("Fail", err)
+				f.lost("Release", old.Release(f.ctx))
+			}
+			check()
+			f.want("job-1", queue.Record{State: queue.Running, Attempts: 2, Worker: tt.successor})
+			f.must(c.Renew(f.ctx, ""))
+			f.must(c.Finish(f.ctx, []byte("fresh")))
+			check()
+			f.want("job-1", queue.Record{State: queue.Succeeded, Attempts: 2, Worker: tt.successor, Result: "fresh"})
+			f.empty()
+		})
+	}
+}
+
+func TestRenewKeepsTheLease(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	f.add("id", "job-1", "payload", "1")
+	c := f.claim(f.Consumer("a"))
+	other := f.Consumer("b")
+	for end := time.Now().Add(3 * short.Lease); time.Now().Before(end); {
+		f.must(c.Renew(f.ctx, ""))
+		if stolen, err := other.Claim(f.ctx); err != nil || stolen != nil {
+			t.Fatalf("another has it: %v, %v", stolen, err)
+		}
+	}
+	f.must(c.Finish(f.ctx, nil))
+}
+
+func TestFailRetriesThenDies(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	w := f.Consumer("a")
+	f.add("id", "job-1", "payload", "p", "max_attempts", "2", "trace", "t", "unknown", "x")
+	c := f.claim(w)
+	fail := queue.Failure{Error: "no luck", Stderr: "traceback"}
+	for range 2 { // the second call is one whose first answer was lost
+		if dead, err := c.Fail(f.ctx, fail); err != nil || dead {
+			t.Fatalf("first failure: dead %v, %v", dead, err)
+		}
+	}
+	f.want("job-1", queue.Record{State: queue.Waiting, Attempts: 1, Worker: "a", Error: "no luck", Stderr: "traceback"})
+	c = f.claim(w)
+	if c.Attempt != 2 || c.Trace != "t" {
+		t.Errorf("attempt %d, trace %q", c.Attempt, c.Trace)
+	}
+	for range 2 {
+		if dead, err := c.Fail(f.ctx, fail); err != nil || !dead {
+			t.Fatalf("last failure: dead %v, %v", dead, err)
+		}
+	}
+	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 2, Worker: "a", Error: "no luck", Stderr: "traceback"})
+	f.empty()
+	d := f.dead()
+	if len(d) != 1 {
+		t.Fatalf("%d entries in dead", len(d))
+	}
+	want := map[string]any{"id": "job-1", "payload": "p", "max_attempts": "2", "trace": "t", "error": "no luck", "stderr": "traceback", "attempts": "2", "worker": "a", "stream": f.Key("jobs")}
+	if diff := cmp.Diff(want, d[0].Values, cmpopts.IgnoreMapEntries(func(k string, _ any) bool { return k == "failed_ms" || k == "entry" })); diff != "" {
+		t.Errorf("dead entry (-want +got):\n%s", diff)
+	}
+
+	f.add("id", "job-2", "payload", "p")
+	if dead, err := f.claim(w).Fail(f.ctx, queue.Failure{Error: "bad input", Permanent: true}); err != nil || !dead {
+		t.Errorf("permanent failure: dead %v, %v", dead, err)
+	}
+	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "bad input"})
+}
+
+func TestJobThatKillsItsWorkerDies(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	f.add("id", "job-1", "payload", "p")
+	for i := range 3 {
+		if c := f.claim(f.Consumer("a")); c.Attempt != i+1 {
+			t.Fatalf("attempt %d, want %d", c.Attempt, i+1)
+		}
+	}
+	f.none(f.Consumer("a"))
+	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 3, Worker: "a", Error: "worker was lost while the job ran"})
+	if d := f.dead(); len(d) != 1 || d[0].Values["payload"] != "p" {
+		t.Errorf("dead: %v", d)
+	}
+	f.empty()
+}
+
+func TestReleaseCostsNoAttemptAndGoesFirst(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	f.add("id", "job-1", "payload", "p", "max_attempts", "1")
+	f.add("id", "job-2", "payload", "p")
+	c := f.claim(f.Consumer("a"))
+	f.must(c.Release(f.ctx))
+	f.must(c.Release(f.ctx)) // again, after a lost answer
+	f.want("job-1", queue.Record{State: queue.Waiting, Worker: "a"})
+	b := f.Consumer("b")
+	c = f.claim(b)
+	if c.ID != "job-1" || c.Attempt != 1 {
+		t.Errorf("next is %s, attempt %d", c.ID, c.Attempt)
+	}
+	f.must(c.Finish(f.ctx, nil))
+	f.must(f.claim(b).Finish(f.ctx, nil))
+	f.empty()
+}
+
+func TestRetryGoesBackToItsPriority(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	a := f.Consumer("a")
+	for _, p := range []queue.Priority{queue.Low, queue.Normal, queue.High} {
+		if _, err := f.Enqueue(f.ctx, queue.Job{ID: fmt.Sprint(p), Priority: p}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var order []string
+	for range 2 {
+		c := f.claim(a)
+		order = append(order, c.ID)
+		f.must(c.Finish(f.ctx, nil))
+	}
+	c := f.claim(a)
+	f.must(c.Release(f.ctx)) // goes by the high stream
+	c = f.claim(a)
+	if _, err := c.Fail(f.ctx, queue.Failure{Error: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	order = append(order, c.ID)
+	if diff := cmp.Diff([]string{"1", "2", "3"}, order); diff != "" {
+		t.Errorf("order (-want +got):\n%s", diff)
+	}
+	if n := f.redis.XLen(f.ctx, f.Key("jobs:low")).Val(); n != 1 {
+		t.Errorf("%d entries in low after the retry of a low job", n)
+	}
+}
+
+func TestPaused(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: 10 * time.Second})
+	w := f.Consumer("a")
+	f.must(f.Pause(f.ctx))
+	f.add("id", "job-1", "payload", "p")
+	if _, err := w.Claim(f.ctx); !errors.Is(err, queue.ErrPaused) {
+		t.Fatalf("claim of a paused queue: %v", err)
+	}
+	f.must(f.Resume(f.ctx))
+	f.must(f.claim(w).Finish(f.ctx, nil))
+
+	// Paused while the worker waits in its blocking read.
+	got := make(chan error, 1)
+	go func() {
+		_, err := w.Claim(f.ctx)
+		if err == nil { // the look before the wait came to an end first
+			_, err = w.Claim(f.ctx)
+		}
+		got <- err
+	}()
+	f.blocked(1)
+	f.must(f.Pause(f.ctx))
+	f.add("id", "job-2", "payload", "p")
+	if err := <-got; !errors.Is(err, queue.ErrPaused) {
+		t.Fatalf("claim that waited: %v", err)
+	}
+	f.want("job-2", queue.Record{State: queue.Waiting})
+	f.must(f.Resume(f.ctx))
+	if c := f.claim(w); c.ID != "job-2" || c.Attempt != 1 {
+		t.Errorf("after the pause: %s, attempt %d", c.ID, c.Attempt)
+	}
+}
+
+// blocked waits until n clients sit in a blocking read.
+func (f *fixture) blocked(n int) {
+	f.t.Helper()
+	for f.ctx.Err() == nil {
+		info, err := f.redis.Info(f.ctx, "clients").Result()
+		f.must(err)
+		if strings.Contains(info, fmt.Sprintf("blocked_clients:%d\r", n)) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	f.t.Fatal("nobody waits")
+}
+
+func TestTwoEntriesInOneWakeUp(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: 10 * time.Second})
+	w := f.Consumer("a")
+	claims := make(chan *queue.Claim)
+	go func() {
+		c, err := w.Claim(f.ctx)
+		if err != nil {
+			t.Error(err)
+		}
+		claims <- c
+	}()
+	f.blocked(1)
+	// One script, so both are there when the reader is served.
+	f.must(f.redis.Eval(f.ctx, `
+		redis.call('XADD', KEYS[1], '*', 'id', 'low', 'payload', '')
+		return redis.call('XADD', KEYS[2], '*', 'id', 'high', 'payload', '')`,
+		[]string{f.Key("jobs:low"), f.Key("jobs:high")}).Err())
+	seen := map[string]bool{}
+	c := <-claims
+	for range 2 {
+		if c == nil {
+			c = f.claim(w)
+		}
+		seen[c.ID] = true
+		f.must(c.Finish(f.ctx, nil))
+		c = nil
+	}
+	if !seen["low"] || !seen["high"] {
+		t.Errorf("ran %v", seen)
+	}
+	f.empty()
+}
+
+func TestMalformedEntriesGoToDead(t *testing.T) {
+	t.Parallel()
+	big := strings.Repeat("x", queue.MaxPayload+1)
+	many := []any{"id", "many"}
+	for i := range 100 {
+		many = append(many, fmt.Sprint(i), "v")
+	}
+	tests := []struct {
+		name   string
+		fields []any
+		want   string // in error
+		state  string // of the hash of id "j"
+	}{
+		{"no id", []any{"payload", "p"}, "no id", ""},
+		{"empty id", []any{"id", "", "payload", "p"}, "no id", ""},
+		{"newline", []any{"id", "a\nb"}, "control character U+000A", ""},
+		{"not UTF-8", []any{"id", "\xff"}, "not UTF-8", ""},
+		{"long id", []any{"id", strings.Repeat("i", 10<<10)}, "id of 10240 bytes", ""},
+		{"huge id", []any{"id", big + big}, "id of", ""},
+		{"payload", []any{"id", "j", "payload", big}, "payload of 262145 bytes", queue.Dead},
+		{"huge payload", []any{"id", "j", "payload", strings.Repeat(big, 40)}, "entry of 10485", queue.Dead},
+		{"many fields", many, "too many fields", ""},
+		{"timeout", []any{"id", "j", "timeout", "5m"}, `timeout "5m"`, queue.Dead},
+		{"NaN", []any{"id", "j", "timeout", "NaN"}, "timeout", queue.Dead},
+		{"attempts", []any{"id", "j", "max_attempts", "0"}, "max_attempts", queue.Dead},
+	}
+	for _, blocking := range []bool{false, true} {
+		for _, tt := range tests {
+			t.Run(fmt.Sprintf("%s/blocking=%v", tt.name, blocking), func(t *testing.T) {
+				t.Parallel()
+				f := setup(t, short)
+				w := f.Consumer("a")
+				if blocking {
+					f.none(w) // so that the next claim begins with the blocking read
+				}
+				f.add(tt.fields...)
+				f.add("id", "good", "payload", "p")
+				if c := f.claim(w); c.ID != "good" {
+					t.Errorf("claimed %.50q", c.ID)
+				} else {
+					f.must(c.Finish(f.ctx, nil))
+				}
+				f.none(w)
+				f.empty()
+				d := f.dead()
+				if len(d) != 1 || !strings.Contains(d[0].Values["error"].(string), tt.want) {
+					t.Fatalf("dead %.300v, want one with %q", d, tt.want)
+				}
+				if s := fmt.Sprint(d[0].Values); len(s) > queue.MaxPayload+1000 {
+					t.Errorf("dead entry of %d bytes", len(s))
+				}
+				r, ok, err := f.Get(f.ctx, "j")
+				if err != nil || ok != (tt.state != "") || r.State != tt.state {
+					t.Errorf("record %+v, %v, %v; want state %q", r, ok, err, tt.state)
+				}
+			})
+		}
+	}
+}
+
+func TestMalformedTwinLeavesTheJobAlone(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	f.add("id", "j", "timeout", "never")
+	if _, err := f.Enqueue(f.ctx, queue.Job{ID: "j"}); err != nil {
+		t.Fatal(err)
+	}
+	c := f.claim(f.Consumer("a"))
+	f.must(c.Finish(f.ctx, []byte("ok")))
+	f.want("j", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "ok"})
+}
+
+func TestPayloadAtTheLimit(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	payload := bytes.Repeat([]byte{0, 1, 254, 255}, queue.MaxPayload/4)
+	f.add("id", "j", "payload", payload)
+	c := f.claim(f.Consumer("a"))
+	if !bytes.Equal(c.Payload, payload) {
+		t.Errorf("payload of %d bytes differs", len(c.Payload))
+	}
+	if err := c.Finish(f.ctx, make([]byte, queue.MaxPayload+1)); err == nil || errors.Is(err, queue.ErrLost) {
+		t.Errorf("result above the limit: %v", err)
+	}
+	f.must(c.Finish(f.ctx, payload))
+	if r := f.record("j"); r.Result != string(payload) {
+		t.Errorf("result of %d bytes differs", len(r.Result))
+	}
+}
+
+// TestEntryDeletedWhileItRuns: XDEL is how an operator with redis-cli takes
+// a job away.
+func TestEntryDeletedWhileItRuns(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	w := f.Consumer("a")
+	f.add("id", "j", "payload", "p")
+	c := f.claim(w)
+	m := f.redis.XRange(f.ctx, f.Key("jobs"), "-", "+").Val()
+	f.must(f.redis.XDel(f.ctx, f.Key("jobs"), m[0].ID).Err())
+	f.lost("Renew", c.Renew(f.ctx, ""))
+	if r := f.record("j"); r.State != queue.Cancelled {
+		t.Errorf("state %s", r.State)
+	}
+	f.none(w)
+	f.empty()
+}
+
+func TestRedisGoneInBetween(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: 50 * time.Millisecond})
+	w := f.Consumer("a")
+	f.add("id", "j", "payload", "p")
+	c := f.claim(w)
+	f.srv.Kill()
+	if err := c.Renew(f.ctx, ""); err == nil || errors.Is(err, queue.ErrLost) {
+		t.Errorf("renewal without a server: %v", err)
+	}
+	f.srv.Restart()
+	f.must(c.Renew(f.ctx, "1"))
+	f.must(c.Finish(f.ctx, nil))
+	f.empty()
+
+	f.srv.Kill()
+	if _, err := w.Claim(f.ctx); err == nil {
+		t.Error("claim without a server")
+	}
+	f.srv.Restart()
+	f.must(f.redis.FlushAll(f.ctx).Err()) // groups and all
+	f.add("id", "k", "payload", "p")
+	f.must(f.claim(w).Finish(f.ctx, nil))
+}
+
+// TestTwoWorkersRace: every job is run by one of them, and once.
+func TestTwoWorkersRace(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: 50 * time.Millisecond})
+	const jobs = 500
+	for i := range jobs {
+		f.add("id", fmt.Sprintf("job-%d", i), "payload", "p")
+	}
+	var mu sync.Mutex
+	ran := map[string]int{}
+	var wg sync.WaitGroup
+	for _, name := range []string{"a", "b", "c", "d"} {
+		w := f.Consumer(name)
+		wg.Go(func() {
+			for f.ctx.Err() == nil {
+				c, err := w.Claim(f.ctx)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if c == nil {
+					return
+				}
+				mu.Lock()
+				ran[c.ID]++
+				mu.Unlock()
+				if err := c.Finish(f.ctx, nil); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if len(ran) != jobs {
+		t.Errorf("%d of %d jobs ran", len(ran), jobs)
+	}
+	for id, n := range ran {
+		if n != 1 {
+			t.Errorf("%s ran %d times", id, n)
+		}
+	}
+	f.empty()
+}
+
+func TestNewRefusesNames(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"", "a}b", "{", "a\n"} {
+		if _, err := queue.New(nil, "gpuherd", name, queue.Options{}); err == nil {
+			t.Errorf("queue %q was taken", name)
+		}
+	}
+}
