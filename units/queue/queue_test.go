@@ -32,9 +32,9 @@ type fixture struct {
 	srv   *redistest.Server
 }
 
-func setup(t testing.TB, opts queue.Options) *fixture {
+func setup(t testing.TB, opts queue.Options, server ...string) *fixture {
 	t.Helper()
-	srv := redistest.Start(t)
+	srv := redistest.Start(t, server...)
 	f := &fixture{t: t, redis: srv.Client(t), srv: srv}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
