@@ -1,0 +1,167 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Backend is a way of having a machine; the package documentation compares them.
+type Backend string
+
+// The backends.
+const (
+	UML    Backend = "uml"
+	Nspawn Backend = "nspawn"
+	Host   Backend = "host"
+)
+
+// Suite is the Debian release that a machine runs.
+type Suite string
+
+// The suites, each with its own version of systemd.
+const (
+	Bookworm Suite = "bookworm" // Debian 12, systemd 252
+	Trixie   Suite = "trixie"   // Debian 13, systemd 257
+)
+
+// Config describes a machine. The zero value is a bookworm under UML.
+type Config struct {
+	Backend Backend // default UML
+	Suite   Suite   // default Bookworm
+
+	// Env is the environment of PID 1, and so of generators.
+	Env map[string]string
+	// KernelArgs are words for the kernel command line (in a container: for
+	// PID 1's argv, which stands for it), such as gpuherd.num_gpus=2.
+	KernelArgs []string
+	// Trees are folders of the host that are laid over the machine's root, in
+	// this order, before systemd starts; their files belong to root there.
+	Trees []string
+	// Share is a folder of the host that is seen, writable, as SharePath. By
+	// default a fresh one, deleted with the machine.
+	Share string
+	// Memory is the machine's memory in bytes; default DefaultMemory. It binds
+	// under UML only.
+	Memory int64
+	// Hostname is the machine's host name; default "machine".
+	Hostname string
+
+	// BootTimeout bounds the boot, without the making of a missing image;
+	// default DefaultBootTimeout.
+	BootTimeout time.Duration
+	// CacheDir holds the images; default CacheDir().
+	CacheDir string
+	// Log takes progress, and the console and journal of a machine that failed;
+	// default: discarded.
+	Log io.Writer
+}
+
+// Defaults of Config.
+const (
+	DefaultMemory      = 1500 << 20
+	DefaultBootTimeout = 2 * time.Minute
+)
+
+// SharePath is where Config.Share is seen inside a machine. On the host
+// backend, which has nothing inside, use Machine.Share.
+const SharePath = "/run/machine/share"
+
+var (
+	envName  = regexp.MustCompile(`^[A-Z_][A-Za-z0-9_]*$`)
+	hostName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+)
+
+// complete fills in the defaults and refuses what cannot be booted as asked.
+func (c Config) complete() (Config, error) {
+	if c.Backend == "" {
+		c.Backend = UML
+	}
+	if c.Suite == "" {
+		c.Suite = Bookworm
+	}
+	if c.Memory == 0 {
+		c.Memory = DefaultMemory
+	}
+	if c.Hostname == "" {
+		c.Hostname = "machine"
+	}
+	if c.BootTimeout == 0 {
+		c.BootTimeout = DefaultBootTimeout
+	}
+	if c.Log == nil {
+		c.Log = io.Discard
+	}
+	if c.CacheDir == "" {
+		dir, err := CacheDir()
+		if err != nil {
+			return c, err
+		}
+		c.CacheDir = dir
+	}
+	switch c.Backend {
+	case UML, Nspawn:
+	case Host:
+		if len(c.Env)+len(c.KernelArgs)+len(c.Trees) > 0 {
+			return c, errors.New("the host backend boots nothing: it takes no environment, kernel arguments or trees")
+		}
+		return c, nil
+	default:
+		return c, fmt.Errorf("unknown backend %q: want %s, %s or %s", c.Backend, UML, Nspawn, Host)
+	}
+	if c.Suite != Bookworm && c.Suite != Trixie {
+		return c, fmt.Errorf("unknown suite %q: want %s or %s", c.Suite, Bookworm, Trixie)
+	}
+	if !hostName.MatchString(c.Hostname) {
+		return c, fmt.Errorf("bad host name %q", c.Hostname)
+	}
+	if c.Memory < 256<<20 {
+		return c, fmt.Errorf("memory of %d bytes is less than 256M", c.Memory)
+	}
+	for name, value := range c.Env {
+		// The kernel takes lower-case words for parameters of its own, and
+		// leaves its quotes in a value that holds one.
+		if !envName.MatchString(name) {
+			return c, fmt.Errorf("bad environment variable %q: a name of PID 1's environment begins with a capital letter or _", name)
+		}
+		if strings.ContainsAny(value, "\"\n\x00") {
+			return c, fmt.Errorf("environment variable %s: the kernel command line holds no quote, newline or NUL", name)
+		}
+	}
+	for _, arg := range c.KernelArgs {
+		if arg == "" || strings.ContainsAny(arg, "\"\n\x00 ") {
+			return c, fmt.Errorf("bad kernel argument %q", arg)
+		}
+	}
+	c.Trees = slices.Clone(c.Trees)
+	for i, tree := range c.Trees {
+		abs, err := filepath.Abs(tree)
+		if err != nil {
+			return c, fmt.Errorf("cannot find tree: %w", err)
+		}
+		c.Trees[i] = abs
+	}
+	if c.Share != "" {
+		abs, err := filepath.Abs(c.Share)
+		if err != nil {
+			return c, fmt.Errorf("cannot find shared folder: %w", err)
+		}
+		c.Share = abs
+	}
+	return c, nil
+}
+
+// environ returns Env as NAME=value, in the order of the names.
+func (c Config) environ() []string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(c.Env)) {
+		list = append(list, name+"="+c.Env[name])
+	}
+	return list
+}

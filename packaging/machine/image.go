@@ -1,0 +1,202 @@
+package machine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// stagePath is PID 1 of a UML machine until systemd takes over.
+const stagePath = "/usr/lib/gpuherd-machine/stage"
+
+// Image is a root file system to boot machines from; it is never written to.
+type Image struct {
+	Tree string // as a folder
+	Disk string // as an ext4 disk image
+}
+
+// CacheDir returns the folder that images are kept in by default.
+func CacheDir() (string, error) {
+	user, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("cannot find the cache folder: %w", err)
+	}
+	return filepath.Join(user, "gpuherd", "machines"), nil
+}
+
+// EnsureImage returns the suite's image out of cacheDir, and makes it where it
+// is missing or was made otherwise: that takes about half a minute and the
+// network. Progress goes to log. Calls of several programs wait for each other.
+func EnsureImage(ctx context.Context, cacheDir string, suite Suite, log io.Writer) (Image, error) {
+	r := newRecipe(suite)
+	final := filepath.Join(cacheDir, r.key())
+	image := Image{Tree: filepath.Join(final, "tree"), Disk: filepath.Join(final, "disk.ext4")}
+	if _, err := os.Stat(final); err == nil {
+		return image, nil
+	}
+	if os.Geteuid() != 0 {
+		return Image{}, errors.New("making a machine's image needs root")
+	}
+	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
+		return Image{}, fmt.Errorf("cannot make the cache folder: %w", err)
+	}
+	unlock, err := lockFile(ctx, filepath.Join(cacheDir, string(suite)+".lock"))
+	if err != nil {
+		return Image{}, err
+	}
+	defer unlock()
+	if _, err := os.Stat(final); err == nil { // made by whom we waited for
+		return image, nil
+	}
+	// Only the holder of the lock has such a folder: what is there was left by
+	// one that was killed.
+	building := filepath.Join(cacheDir, string(suite)+".new")
+	if err := os.RemoveAll(building); err != nil {
+		return Image{}, fmt.Errorf("cannot remove an unfinished image: %w", err)
+	}
+	if err := os.Mkdir(building, 0o755); err != nil {
+		return Image{}, fmt.Errorf("cannot make an image: %w", err)
+	}
+	start := time.Now()
+	fmt.Fprintf(log, "machine: making the %s image, once, by mmdebstrap (about half a minute)\n", suite)
+	if err := r.build(ctx, building, log); err != nil {
+		return Image{}, errors.Join(fmt.Errorf("cannot make the %s image: %w", suite, err), os.RemoveAll(building))
+	}
+	if err := os.Rename(building, final); err != nil {
+		return Image{}, fmt.Errorf("cannot keep the %s image: %w", suite, err)
+	}
+	fmt.Fprintf(log, "machine: made the %s image in %.0f s: %s\n", suite, time.Since(start).Seconds(), final)
+	return image, nil
+}
+
+// build makes the image's tree and disk in dir.
+func (r recipe) build(ctx context.Context, dir string, log io.Writer) error {
+	tree := filepath.Join(dir, "tree")
+	args := []string{
+		"--mode=root", "--format=directory", "--variant=minbase",
+		"--aptopt=Acquire::Retries \"5\"",
+		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+		"--dpkgopt=path-exclude=/usr/share/locale/*",
+		"--include=" + strings.Join(r.Packages, ","),
+	}
+	for _, option := range hostAptOptions(ctx) {
+		args = append(args, "--aptopt="+option)
+	}
+	args = append(args, string(r.Suite), tree, hostMirror("/etc/apt", r.Suite))
+	if err := runQuietly(ctx, log, "mmdebstrap", args...); err != nil {
+		return err
+	}
+	if err := r.customise(tree); err != nil {
+		return err
+	}
+	fmt.Fprintf(log, "machine: making the disk of the %s image\n", r.Suite)
+	disk := filepath.Join(dir, "disk.ext4")
+	// No journal: no disk outlives its machine's crash.
+	return runQuietly(ctx, log, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0",
+		"-d", tree, disk, fmt.Sprintf("%dk", r.DiskBytes>>10))
+}
+
+// customise makes Debian's tree into ours.
+func (r recipe) customise(tree string) error {
+	units := filepath.Join(tree, "etc/systemd/system")
+	for _, unit := range r.Masked {
+		path := filepath.Join(units, unit)
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		if err := os.Symlink("/dev/null", path); err != nil {
+			return err
+		}
+	}
+	if err := os.Symlink("/usr/lib/systemd/system/multi-user.target", filepath.Join(units, "default.target")); err != nil {
+		return err
+	}
+	stage := filepath.Join(tree, stagePath)
+	if err := os.MkdirAll(filepath.Dir(stage), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(stage, []byte(r.Stage), 0o755); err != nil {
+		return err
+	}
+	// Empty: every machine gets an identity of its own, without being taken
+	// for one that boots for the first time, which would preset all units.
+	if err := os.WriteFile(filepath.Join(tree, "etc/machine-id"), nil, 0o444); err != nil {
+		return err
+	}
+	for _, name := range []string{"etc/fstab", "etc/resolv.conf", "var/lib/dbus/machine-id"} {
+		if err := os.RemoveAll(filepath.Join(tree, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runQuietly runs a program, and shows what it printed if it fails. A run that
+// lasts tells so now and then.
+func runQuietly(ctx context.Context, log io.Writer, name string, args ...string) error {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return fmt.Errorf("%w: see packaging/machine/install-dependencies", err)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	// mmdebstrap undoes its mounts when it is asked to end.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 20 * time.Second
+	start := time.Now()
+	ended := make(chan struct{})
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		tick := time.NewTicker(10 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+				fmt.Fprintf(log, "machine: %s runs for %.0f s\n", name, time.Since(start).Seconds())
+			}
+		}
+	}()
+	err = cmd.Run()
+	close(ended)
+	<-told
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, bytes.TrimSpace(output.Bytes()))
+	}
+	return nil
+}
+
+// lockFile takes an exclusive lock on the file, waiting for it until ctx ends.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock: %w", err)
+	}
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = file.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			_ = file.Close()
+			return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			_ = file.Close()
+			return nil, fmt.Errorf("cannot lock %s: %w", path, context.Cause(ctx))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package machine
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"runtime"
+)
+
+//go:embed guest
+var guest embed.FS
+
+// guestFile returns a file of the folder guest.
+func guestFile(name string) []byte {
+	data, err := guest.ReadFile("guest/" + name)
+	if err != nil {
+		panic(err) // embedded: can only be a misspelt name
+	}
+	return data
+}
+
+// packages are in every image, beside Debian's essential ones.
+var packages = []string{
+	"systemd", "systemd-sysv", "dbus", "udev",
+	"redis-server", "redis-tools",
+	"procps", "kmod", "iproute2",
+}
+
+// masked units do nothing for a machine that lives for a minute without
+// network, disks or people, and would cost it seconds under UML.
+var masked = []string{
+	// Housekeeping.
+	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+	"e2scrub_reap.service", "fstrim.timer", "logrotate.timer", "man-db.timer",
+	"systemd-tmpfiles-clean.timer", "systemd-hwdb-update.service", "ldconfig.service",
+	"systemd-journal-catalog-update.service", "systemd-update-done.service", "systemd-firstboot.service",
+	"systemd-random-seed.service", "systemd-pstore.service", "systemd-update-utmp.service",
+	"systemd-update-utmp-runlevel.service", "systemd-boot-update.service",
+	// People.
+	"getty.target", "getty-static.service", "getty@.service", "serial-getty@.service",
+	"console-getty.service", "systemd-logind.service", "systemd-user-sessions.service",
+	"systemd-ask-password-console.path", "systemd-ask-password-wall.path", "systemd-hostnamed.socket",
+	// Hardware, file systems and network that are not there.
+	"systemd-udev-trigger.service", "systemd-udev-load-credentials.service",
+	"systemd-modules-load.service", "modprobe@.service", "systemd-remount-fs.service",
+	"systemd-binfmt.service", "systemd-sysctl.service", "proc-sys-fs-binfmt_misc.automount",
+	"sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount",
+	"sys-fs-fuse-connections.mount", "dev-hugepages.mount", "dev-mqueue.mount", "tmp.mount",
+	"systemd-battery-check.service", "systemd-hibernate-clear.service",
+	"systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "systemd-pcrmachine.service",
+	"systemd-pcrextend.socket", "systemd-pcrlock.socket", "systemd-creds.socket",
+	"systemd-tpm2-setup.service", "systemd-tpm2-setup-early.service",
+	"systemd-timesyncd.service", "systemd-networkd.service", "systemd-resolved.service",
+	"remote-fs.target",
+}
+
+// recipe is everything that shapes an image.
+type recipe struct {
+	Format       int // raised when the code that makes an image changes what it makes
+	Suite        Suite
+	Architecture string
+	Packages     []string
+	Masked       []string
+	Stage        string
+	DiskBytes    int64
+}
+
+func newRecipe(suite Suite) recipe {
+	return recipe{
+		Format:       1,
+		Suite:        suite,
+		Architecture: runtime.GOARCH,
+		Packages:     packages,
+		Masked:       masked,
+		Stage:        string(guestFile("stage")),
+		DiskBytes:    2 << 30, // sparse
+	}
+}
+
+// key names the image that the recipe makes.
+func (r recipe) key() string {
+	data, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // no field can fail
+	}
+	sum := sha256.Sum256(data)
+	return fmt.Sprintf("%s-%s", r.Suite, hex.EncodeToString(sum[:8]))
+}
