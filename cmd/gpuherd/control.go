@@ -26,8 +26,8 @@ waits until systemd's jobs have ended, prints a line for each unit, and fails if
 any unit did. Interrupting the wait leaves the jobs to systemd.
 
 --json prints an array, one object a unit: unit, verb, result (done, failed,
-timeout, canceled, dependency, skipped, queued, refused, waiting), ok, error, ms,
-active, sub, unit_result, exit_status, pid.`
+timeout, canceled, dependency, skipped, queued, refused, waiting), ok, error,
+ms, active, sub, unit_result, exit_status, pid.`
 
 // control builds start, stop or restart.
 func (a *app) control(verb jobs.Verb, short, long string) *cobra.Command {
@@ -112,7 +112,7 @@ func (a *app) judge(verb jobs.Verb, outcomes []jobs.Outcome) error {
 		a.complain("systemd does not let you %s units; run it as root (sudo gpuherd %s …), or allow org.freedesktop.systemd1.manage-units for your user by a polkit rule", verb, verb)
 	}
 	if len(failed) > 0 {
-		a.complain("%d of %d units failed to %s; see: gpuherd logs %s", len(failed), len(outcomes), verb, strings.Join(failed, " "))
+		a.complain("%d of %d units did not %s; see: gpuherd logs %s", len(failed), len(outcomes), verb, strings.Join(failed, " "))
 	}
 	if denied || len(failed) > 0 {
 		return errFailed

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/dbus"
@@ -137,19 +136,24 @@ func dialJobs(ctx context.Context) (*sd.Conn, error) {
 
 // noSystemd says what it means that systemd could not be asked.
 func noSystemd(err error) error {
-	if _, statErr := os.Stat("/run/systemd/system"); statErr != nil && os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") == "" {
-		return fmt.Errorf("systemd is not PID 1 here, so there is no herd to ask; boot the machine or container with systemd as its init (%w)", err)
-	}
+	_, statErr := os.Stat("/run/systemd/system") // as sd_booted(3) does
+	return whyNoSystemd(err, statErr == nil || os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") != "")
+}
+
+// whyNoSystemd is noSystemd where booted says whether systemd should answer.
+func whyNoSystemd(err error, booted bool) error {
 	var e dbus.Error
 	switch {
+	case !booted:
+		return errors.New("systemd is not PID 1 here, so there is no herd to ask; boot the machine or container with systemd as its init")
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("systemd does not answer; see systemctl status, it may be reloading or stuck (%w)", err)
-	case errors.As(err, &e) && strings.HasPrefix(e.Name, "org.freedesktop.DBus.Error.") && strings.Contains(e.Name, "Service"):
-		return fmt.Errorf("nobody answers as systemd on the system bus; is PID 1 systemd, and did dbus.service start after it? (%w)", err)
+		return fmt.Errorf("%w: systemd does not answer; see systemctl status: it may be reloading, or stuck", err)
+	case errors.As(err, &e) && (e.Name == "org.freedesktop.DBus.Error.ServiceUnknown" || e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner"):
+		return fmt.Errorf("%w; is PID 1 systemd, and did dbus.service start after it?", err)
 	case errors.As(err, &e):
-		return fmt.Errorf("systemd refused: %w", err)
+		return err
 	}
-	return fmt.Errorf("cannot ask systemd: %w; is dbus.service running?", err)
+	return fmt.Errorf("%w; is dbus.service running?", err)
 }
 
 // completeUnits offers the live herd to shell completion.

@@ -58,7 +58,7 @@ be asked, names are matched as they are.`,
 	f.StringVar(&o.since, "since", "", "lines from this time on, as journalctl reads it; without --lines all of them")
 	f.StringVar(&o.until, "until", "", "lines until this time")
 	f.BoolVar(&o.json, "json", false, "print one JSON object a line")
-	f.StringVarP(&o.output, "output", "o", "short-unit", "journalctl's output format")
+	f.StringVarP(&o.output, "output", "o", "with-unit", "journalctl's output format")
 	f.BoolVar(&o.noHostname, "no-hostname", true, "leave the host's name out")
 	return cmd
 }

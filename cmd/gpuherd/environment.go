@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// A variable is one of a unit's environment, with its secrets taken out.
+type variable struct {
+	Name     string `json:"name"`
+	Value    string `json:"value"`
+	Redacted bool   `json:"redacted,omitempty"` // the value, or a password in it, is not shown
+}
+
+// hidden stands for what is not shown.
+const hidden = "***"
+
+// secretName matches the names of variables whose values are nobody's
+// business. A list of words, not a promise: what is secret belongs into a
+// credential.
+var secretName = regexp.MustCompile(`(?i)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|PRIVATE|COOKIE|SESSION|AUTH|BEARER|SIGNATURE|DSN)|(^|[_-])(PWD|PW|KEY|KEYS|PAT|JWT)([_-]|$)|(API|ACCESS|SIGNING|ENCRYPTION)_?KEY`)
+
+// publicNames look secret and are not: paths that systemd gives.
+var publicNames = []string{"CREDENTIALS_DIRECTORY", "PWD", "OLDPWD"}
+
+// redact takes the secrets out of one NAME=VALUE.
+func redact(assignment string) variable {
+	name, value, _ := strings.Cut(assignment, "=")
+	v := variable{Name: name, Value: value}
+	if value == "" || slices.Contains(publicNames, name) {
+		return v
+	}
+	if secretName.MatchString(name) {
+		v.Value, v.Redacted = hidden, true
+		return v
+	}
+	if shown := redactURLs(value); shown != value {
+		v.Value, v.Redacted = shown, true
+	}
+	return v
+}
+
+// userinfo matches what stands between :// and @, as greedily as a password
+// with an @ in it needs.
+var userinfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)([^/\s"'?#]*)@`)
+
+// secretQuery matches a parameter of a URL that carries a secret.
+var secretQuery = regexp.MustCompile(`(?i)([?&][^=&\s]*(?:pass|secret|token|key|sig|auth)[^=&\s]*=)[^&\s]+`)
+
+// redactURLs hides the passwords in the URLs of s; user names stay.
+func redactURLs(s string) string {
+	s = userinfo.ReplaceAllStringFunc(s, func(match string) string {
+		parts := userinfo.FindStringSubmatch(match)
+		user, _, hasPassword := strings.Cut(parts[2], ":")
+		if !hasPassword {
+			return match
+		}
+		return parts[1] + user + ":" + hidden + "@"
+	})
+	return secretQuery.ReplaceAllString(s, "${1}"+url.QueryEscape(hidden))
+}
+
+// redactAll redacts an environment and sorts it by name.
+func redactAll(environ []string) []variable {
+	variables := make([]variable, 0, len(environ))
+	for _, assignment := range environ {
+		if assignment != "" {
+			variables = append(variables, redact(assignment))
+		}
+	}
+	slices.SortStableFunc(variables, func(a, b variable) int { return strings.Compare(a.Name, b.Name) })
+	return variables
+}
+
+// processEnviron returns the environment that a process was started with, which
+// only its owner and root may read.
+func processEnviron(pid uint32) ([]string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the environment of process %d: %w", pid, err)
+	}
+	var environ []string
+	for assignment := range bytes.SplitSeq(bytes.TrimRight(data, "\x00"), []byte{0}) {
+		environ = append(environ, string(assignment))
+	}
+	return environ, nil
+}

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(leakTested{m}, map[string]func(){"gpuherd": main})
+}
+
+// leakTested looks for goroutines that the tests left behind.
+type leakTested struct{ m *testing.M }
+
+func (l leakTested) Run() int {
+	code := l.m.Run()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			println("goroutines left behind: " + err.Error())
+			code = 1
+		}
+	}
+	return code
+}
+
+// TestScripts runs testdata/*.txtar, where no bus answers.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+			return nil
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
