@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
@@ -94,13 +95,17 @@ type event struct {
 	Epoch, Seq uint64
 	BootID     string
 	Type       string
-	Unit       state.Unit // of type "unit"
+	Unit       state.UnitEvent // of type "unit"
 	Data       string
 }
 
 func (e event) String() string {
-	return fmt.Sprintf("%s epoch=%d seq=%d %s %s %s/%s result=%s pid=%d restarts=%d", e.ID, e.Epoch, e.Seq, e.Type,
-		e.Unit.Name, e.Unit.Active, e.Unit.Sub, e.Unit.Result, e.Unit.PID, e.Unit.Restarts)
+	if e.Type != state.TypeUnit {
+		return fmt.Sprintf("\n  %d.%d %s %s", e.Epoch, e.Seq, e.Type, e.Data)
+	}
+	u := e.Unit
+	return fmt.Sprintf("\n  %d.%d %s %s: %s/%s result=%s exit=%s/%d pid=%d restarts=%d invocation=%s resynced=%t", e.Epoch, e.Seq,
+		u.Name, u.Event, u.Active, u.Sub, u.Result, u.ExitCode, u.ExitStatus, u.PID, u.Restarts, u.InvocationID, u.Resynced)
 }
 
 // mark returns the id of the newest event, from which since reads on.
@@ -137,7 +142,7 @@ func (s *store) since(mark string) ([]event, error) {
 		if err := errors.Join(errEpoch, errSeq); err != nil {
 			return nil, fmt.Errorf("event %s: %w", entry.ID, err)
 		}
-		if e.Type == "unit" {
+		if e.Type == state.TypeUnit {
 			if err := json.Unmarshal([]byte(e.Data), &e.Unit); err != nil {
 				return nil, fmt.Errorf("event %s: %w", entry.ID, err)
 			}
@@ -162,36 +167,28 @@ func of(events []event, unit string) []event {
 }
 
 // wantInOrder fails where events are not of one boot, of rising epochs and,
-// within an epoch, of rising sequence numbers.
+// within an epoch, of sequence numbers that rise by one: in order, each once,
+// none missing.
 func wantInOrder(t *testing.T, events []event) {
 	t.Helper()
 	for i := 1; i < len(events); i++ {
 		a, b := events[i-1], events[i]
-		if b.BootID != a.BootID || b.Epoch < a.Epoch || b.Epoch == a.Epoch && b.Seq <= a.Seq {
-			t.Errorf("out of order:\n%v\n%v", a, b)
+		if b.BootID != a.BootID || b.Epoch < a.Epoch || b.Epoch == a.Epoch && b.Seq != a.Seq+1 {
+			t.Errorf("out of order:%v%v", a, b)
 		}
 	}
 }
 
-// wantCrashes fails unless the unit's events tell of n crashes, each followed
-// by the next before the unit runs at the end: what systemd announced, once.
-func wantCrashes(t *testing.T, events []event, unit string, n int) {
+// wantPhases fails unless the unit went through just these phases, in this
+// order, each told once.
+func wantPhases(t *testing.T, events []event, unit string, want ...string) {
 	t.Helper()
-	failed, lastFailed, lastRunning := 0, -1, -1
-	var running int
-	mine := of(events, unit)
-	for i, e := range mine {
-		switch {
-		case e.Unit.Active == "failed":
-			failed++
-			lastFailed = i
-		case e.Unit.Sub == "running":
-			running++
-			lastRunning = i
-		}
+	var got []string
+	for _, e := range of(events, unit) {
+		got = append(got, e.Unit.Event)
 	}
-	if failed != n || running == 0 || running > n || lastRunning < lastFailed {
-		t.Errorf("%s: want %d failed events and running after the last of them, have:\n%v", unit, n, mine)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s went through other phases (-want +got):\n%s%v", unit, diff, of(events, unit))
 	}
 }
 
