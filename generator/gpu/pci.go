@@ -198,7 +198,7 @@ func setFinding(findings []Finding, pci string, used bool, reason string) {
 // An address is a PCI address, "0000:17:00.0", taken apart for ordering: bus
 // numbers and domains are hexadecimal and domains may have more digits.
 type address struct {
-	name                      string
+	name                          string
 	domain, bus, device, function uint64
 }
 

@@ -1,0 +1,245 @@
+// Package generator decides what should run on a machine and on which GPU: it
+// reads the configuration, the devices and the service files below a root, has
+// package plan make units of them, and writes those. gpuherd-generator does so
+// at boot; `gpuherd explain` and `gpuherd verify` show what came of it.
+package generator
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"gpuherd/generator/config"
+	"gpuherd/generator/gpu"
+	"gpuherd/generator/plan"
+	"gpuherd/generator/service"
+	"gpuherd/generator/unitfile"
+)
+
+// Options says for which machine to compute.
+type Options struct {
+	Root    string   // "/" or a folder with etc, run, usr, proc, sys below it
+	Environ []string // PID 1's environment, NAME=value each
+	// IgnoreInventory looks at the machine afresh, as gpuherd-setup does
+	// before it writes the inventory.
+	IgnoreInventory bool
+}
+
+// A Decision says why something is as it is.
+type Decision = plan.Decision
+
+// A Result is everything that was found and decided.
+type Result struct {
+	Config    *config.Config     `json:"-"`         // may hold a password
+	Systemd   int                `json:"systemd"`   // version; 0: not known
+	Container bool               `json:"container"` // the machine is one
+	Source    string             `json:"source"`    // of the real GPUs: gpu.SourceInventory or gpu.SourcePCI
+	Found     []gpu.GPU          `json:"found"`     // the usable real GPUs of the machine
+	GPUs      []gpu.GPU          `json:"gpus"`      // those to use: [GPU] Count= applied, simulated ones added
+	Findings  []gpu.Finding      `json:"findings"`  // every display device on the PCI bus
+	Services  []*service.Service `json:"services"`
+	Plan      *plan.Plan         `json:"plan"`
+	Problems  unitfile.Problems  `json:"problems"`  // all of them, the plan's too
+	Decisions []Decision         `json:"decisions"` // all of them, the plan's too
+}
+
+// Compute reads the machine and returns what it should run. It starts no
+// process, uses no network and changes nothing. What is wrong is in Problems;
+// there is always a result.
+func Compute(o Options) *Result {
+	if o.Root == "" {
+		o.Root = "/"
+	}
+	r := &Result{}
+	var problems unitfile.Problems
+	r.Config, problems = config.Load(config.Source{Root: o.Root, Environ: o.Environ})
+	r.Problems = append(r.Problems, problems...)
+	r.Container = config.IsContainer(o.Root, o.Environ)
+	r.systemd(o.Root)
+	r.find(o)
+	r.count()
+	r.Services, problems = service.Load(o.Root)
+	r.Problems = append(r.Problems, problems...)
+	r.Plan = plan.Make(plan.Input{
+		Config:    r.Config,
+		GPUs:      r.GPUs,
+		Services:  r.Services,
+		Systemd:   max(r.Systemd, plan.OldestSystemd),
+		Container: r.Container,
+		Taken:     func(unit string, s *service.Service) (plan.Claim, string) { return taken(o.Root, unit, s) },
+	})
+	r.Problems = append(r.Problems, r.Plan.Problems...)
+	r.Decisions = append(r.Decisions, r.Plan.Decisions...)
+	return r
+}
+
+func (r *Result) decide(kind, subject, verdict, format string, args ...any) {
+	r.Decisions = append(r.Decisions, Decision{Kind: kind, Subject: subject, Verdict: verdict, Reason: fmt.Sprintf(format, args...)})
+}
+
+// find fills in the real GPUs. NVML is the best witness, but it can be asked
+// only once a boot is under way, so its word comes by the inventory.
+func (r *Result) find(o Options) {
+	r.Source = gpu.SourcePCI
+	r.Found, r.Findings = gpu.Detect(o.Root)
+	if r.Container && len(r.Found) > 0 {
+		r.Found, r.Findings = gpu.Openable(o.Root, r.Found, r.Findings)
+	}
+	if !o.IgnoreInventory {
+		r.inventory(o.Root)
+	}
+	for _, f := range r.Findings {
+		verdict := plan.Skipped
+		if f.Used {
+			verdict = plan.Used
+		}
+		r.decide(plan.KindGPU, f.PCI, verdict, "%s", f.Reason)
+	}
+	if len(r.Findings) == 0 && len(r.Found) == 0 {
+		r.decide(plan.KindMachine, "GPUs", plan.Noted, "no display device is on a PCI bus in %s", "/sys")
+	}
+}
+
+// inventory lets the inventory of this boot replace what PCI shows. One that
+// NVML did not answer for knows no more than PCI does.
+func (r *Result) inventory(root string) {
+	const subject = "/" + gpu.InventoryPath
+	inv, err := gpu.ReadInventory(root)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		r.decide(plan.KindMachine, subject, plan.Noted, "not there: gpuherd-setup has not run in this boot, so PCI decides")
+		return
+	case errors.Is(err, gpu.ErrStale):
+		r.decide(plan.KindMachine, subject, plan.Skipped, "of an earlier boot, so PCI decides")
+		return
+	case err != nil:
+		r.decide(plan.KindMachine, subject, plan.Skipped, "%v, so PCI decides", err)
+		return
+	case inv.Source != gpu.SourceNVML:
+		r.decide(plan.KindMachine, subject, plan.Skipped, "of this boot, but NVML did not answer for it (%s), so PCI decides", inv.Source)
+		return
+	}
+	r.Source = gpu.SourceInventory
+	r.decide(plan.KindMachine, subject, plan.Used, "of this boot, by NVML with driver %s", inv.DriverVersion)
+	inInventory := map[string]gpu.GPU{}
+	r.Found = nil
+	for _, g := range inv.GPUs {
+		if g.Simulated {
+			continue // the configuration says which there are, now
+		}
+		g.Index = len(r.Found)
+		r.Found = append(r.Found, g)
+		inInventory[g.PCI] = g
+	}
+	seen := map[string]bool{}
+	for i, f := range r.Findings {
+		seen[f.PCI] = true
+		g, ok := inInventory[f.PCI]
+		switch {
+		case ok:
+			r.Findings[i].Used, r.Findings[i].Reason = true, fmt.Sprintf("GPU %d of the inventory: %s", g.Index, g.UUID)
+		case f.Used:
+			r.Findings[i].Used, r.Findings[i].Reason = false, "on the PCI bus, but it did not answer NVML when gpuherd-setup asked"
+		}
+	}
+	for _, g := range r.Found {
+		if !seen[g.PCI] {
+			r.Findings = append(r.Findings, gpu.Finding{PCI: g.PCI, Used: true, Reason: fmt.Sprintf("GPU %d of the inventory: %s; not on a PCI bus in /sys", g.Index, g.UUID)})
+		}
+	}
+}
+
+// count applies [GPU] Count= and Simulate=.
+func (r *Result) count() {
+	c := r.Config
+	want, origin := c.GPU.Count, c.Origin("GPU.Count")
+	r.GPUs = r.Found
+	switch {
+	case want < 0 && c.GPU.Simulate && len(r.Found) == 0:
+		r.decide(plan.KindConfig, "[GPU] Simulate=", plan.Noted, "on (%s), but without Count= there is no telling how many GPUs to simulate", c.Origin("GPU.Simulate"))
+	case want < 0:
+	case want <= len(r.Found):
+		r.GPUs = r.Found[:want]
+		r.decide(plan.KindConfig, "[GPU] Count=", plan.Used, "%d of %d GPUs are used: %s", want, len(r.Found), origin)
+		for _, g := range r.Found[want:] {
+			r.decide(plan.KindGPU, g.PCI, plan.Skipped, "GPU %d is beyond Count=%d", g.Index, want)
+		}
+	case c.GPU.Simulate:
+		r.GPUs = gpu.Fill(r.Found, want)
+		r.decide(plan.KindConfig, "[GPU] Count=", plan.Used, "%d by %s: %d found, %d simulated (Simulate= by %s)", want, origin, len(r.Found), want-len(r.Found), c.Origin("GPU.Simulate"))
+		for _, g := range r.GPUs[len(r.Found):] {
+			r.decide(plan.KindGPU, g.PCI, plan.Used, "simulated GPU %d", g.Index)
+		}
+	default:
+		file, key, line := splitOrigin(origin)
+		r.Problems = append(r.Problems, &unitfile.Problem{
+			File: file, Line: line, Key: key, Warning: true,
+			Msg: fmt.Sprintf("%d GPUs are wanted, %d found", want, len(r.Found)),
+			Fix: "those found are used; [GPU] Simulate=yes would simulate the others",
+		})
+		r.decide(plan.KindConfig, "[GPU] Count=", plan.Noted, "%d by %s, but only %d found and Simulate= is no: those found are used", want, origin, len(r.Found))
+	}
+	if len(r.GPUs) == 0 {
+		r.decide(plan.KindMachine, "GPUs", plan.Noted, "%s", r.noGPU())
+	}
+}
+
+// noGPU says in one sentence why there is nothing to run on.
+func (r *Result) noGPU() string {
+	switch c := r.Config; {
+	case c.GPU.Count == 0:
+		return "no GPU is used: Count=0 by " + c.Origin("GPU.Count")
+	case len(r.Findings) > 0:
+		return fmt.Sprintf("none of the %d display devices is a usable NVIDIA GPU, and none is simulated: nothing that needs a GPU is generated", len(r.Findings))
+	}
+	return "no NVIDIA GPU is found, and none is simulated: nothing that needs a GPU is generated"
+}
+
+// Quiet returns why there is nothing GPU-bound to run, or the empty string.
+func (r *Result) Quiet() string {
+	if len(r.GPUs) == 0 {
+		return r.noGPU()
+	}
+	for _, w := range r.Plan.Workers {
+		if w.GPU != nil {
+			return ""
+		}
+	}
+	var off []string
+	for _, d := range r.Plan.Decisions {
+		if d.Verdict == plan.Off || d.Verdict == plan.NotGenerated && strings.Contains(d.Subject, "@.") {
+			off = append(off, d.Subject+": "+d.Reason)
+		}
+	}
+	if len(off) == 0 {
+		return "no service file runs on a GPU"
+	}
+	return "no service runs on a GPU: " + strings.Join(off, "; ")
+}
+
+// splitOrigin takes "file:3" and "NAME of PID 1's environment" apart for a
+// Problem.
+func splitOrigin(origin string) (file, key string, line int) {
+	if i := strings.LastIndexByte(origin, ':'); i > 0 {
+		if n := atoi(origin[i+1:]); n > 0 {
+			return origin[:i], "Count", n
+		}
+	}
+	if name, where, ok := strings.Cut(origin, " "); ok {
+		where = strings.TrimPrefix(strings.TrimPrefix(where, "of "), "on the ")
+		return where, name, 0
+	}
+	return origin, "Count", 0
+}
+
+func atoi(s string) int {
+	n := 0
+	for _, r := range s {
+		if r < '0' || r > '9' || n > 1<<24 {
+			return 0
+		}
+		n = 10*n + int(r-'0')
+	}
+	return n
+}

@@ -1,0 +1,179 @@
+package plan
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"gpuherd/generator/gpu"
+	"gpuherd/generator/service"
+	"gpuherd/generator/unitfile"
+)
+
+// Device numbers of the NVIDIA driver that never change (nv-linux.h): its
+// major, and the minor of /dev/nvidiactl.
+const (
+	nvidiaMajor    = 195
+	nvidiactlMinor = 255
+)
+
+// EnvDir holds one environment file a device, written by gpuherd-setup: what
+// is known only once the driver is up.
+const EnvDir = "/run/gpuherd/gpu"
+
+// EnvFile returns the environment file of the device that an instance runs on.
+func EnvFile(in service.Instance) string {
+	in.Worker = 1
+	return EnvDir + "/" + in.String() + ".env"
+}
+
+// A device is what one instance is bound to: a GPU or a part of one.
+type device struct {
+	gpu gpu.GPU
+	mig *gpu.MIG // nil: the whole GPU
+}
+
+func (d device) instance(worker int) service.Instance {
+	in := service.Instance{GPU: d.gpu.Index, MIG: -1, Worker: worker}
+	if d.mig != nil {
+		in.MIG = d.mig.Index
+	}
+	return in
+}
+
+// devices lists what a service can run on.
+func (m *maker) devices(c *choice) []device {
+	var list []device
+	for _, g := range m.GPUs {
+		if c.Per == service.PerGPU {
+			list = append(list, device{gpu: g})
+			continue
+		}
+		for i := range g.MIG {
+			list = append(list, device{gpu: g, mig: &g.MIG[i]})
+		}
+	}
+	return list
+}
+
+// takes reports whether Model= and MinMemory= let a service run on a device,
+// and why. What is not known yet does not pass: gpuherd-setup, which every
+// worker waits for, writes the inventory and has the plan made again.
+func takes(s *service.Service, g gpu.GPU, mig *gpu.MIG) (why string, ok bool) {
+	what := "GPU " + strconv.Itoa(g.Index)
+	memory := g.MemoryBytes
+	if mig != nil {
+		what = fmt.Sprintf("MIG device %d of %s", mig.Index, what)
+		memory = mig.MemoryBytes
+	}
+	if len(s.Models) > 0 {
+		if g.Name == "" {
+			return what + " has no known name yet for Model=: gpuherd-setup finds it once the driver is up", false
+		}
+		if !s.MatchModel(g.Name) {
+			return fmt.Sprintf("%s is %q, which Model=%s does not take", what, g.Name, strings.Join(s.Models, " ")), false
+		}
+	}
+	if s.MinMemory > 0 {
+		if memory == 0 {
+			return what + " has no known memory yet for MinMemory=: gpuherd-setup finds it once the driver is up", false
+		}
+		if memory < s.MinMemory {
+			return fmt.Sprintf("%s has %d bytes of memory, less than MinMemory= of %d", what, memory, s.MinMemory), false
+		}
+	}
+	if g.Simulated {
+		return "for the simulated " + what, true
+	}
+	return "for " + what + " at " + g.PCI, true
+}
+
+// dropIn binds one instance to its device. UUID, name and memory are not in
+// it: they are known only after the driver is up, and the units must be the
+// same before and after. It returns what is worth saying about it.
+func (m *maker) dropIn(c *choice, d device, in service.Instance) (why []string, ok bool) {
+	f := &unitfile.File{Name: c.Path, Header: []string{Header}}
+	f.Add("Unit", "SourcePath", unitfile.EscapeSpecifiers(c.Path))
+	id := "%H"
+	if m.Config.Worker.ID != "" {
+		id = unitfile.EscapeSpecifiers(m.Config.Worker.ID)
+	}
+	index := strconv.Itoa(d.gpu.Index)
+	for _, v := range [][2]string{
+		{"GPU_INDEX", index},
+		{"GPU_ID", index},
+		{"GPU_PCI_BUS_ID", d.gpu.PCI},
+		{"CUDA_DEVICE_ORDER", "PCI_BUS_ID"},
+		{"WORKER_ID", id + "-gpu" + in.String()},
+	} {
+		value, err := assignment(v[0], v[1])
+		if err != nil {
+			m.problem(&unitfile.Problem{File: c.Path, Msg: err.Error()})
+			return nil, false
+		}
+		f.Add("Service", "Environment", value)
+	}
+	f.Add("Service", "EnvironmentFile", "-"+EnvFile(in))
+	if c.Isolate {
+		isolate(f, d)
+	}
+	why = m.numa(f, c, d.gpu)
+	return why, m.file(c, c.InstanceUnit(in)+".d/50-gpu.conf", f)
+}
+
+// assignment writes NAME=value as one word of Environment=, specifiers in
+// value left alone.
+func assignment(name, value string) (string, error) {
+	word, err := unitfile.QuoteWord(name + "=" + value)
+	if err != nil {
+		return "", err
+	}
+	// QuoteWord doubles every %; here they are meant.
+	return strings.ReplaceAll(word, "%%", "%"), nil
+}
+
+// isolate closes every device but the instance's own and what CUDA needs
+// beside it. Numbers work where the node does not exist at start yet;
+// "char-nvidia" would be every GPU.
+func isolate(f *unitfile.File, d device) {
+	f.Add("Service", "DevicePolicy", "closed")
+	allow := func(minor int) {
+		f.Add("Service", "DeviceAllow", fmt.Sprintf("/dev/char/%d:%d rw", nvidiaMajor, minor))
+	}
+	allow(d.gpu.Minor)
+	allow(nvidiactlMinor)
+	if d.gpu.Simulated {
+		return
+	}
+	f.Add("Service", "DeviceAllow", "char-nvidia-uvm rw")
+	if d.mig == nil {
+		return
+	}
+	for _, minor := range []int{d.mig.GIMinor, d.mig.CIMinor} {
+		if minor >= 0 {
+			f.Add("Service", "DeviceAllow", fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d r", minor))
+		}
+	}
+}
+
+// numa keeps an instance near its GPU.
+func (m *maker) numa(f *unitfile.File, c *choice, g gpu.GPU) []string {
+	if c.NUMA == service.NUMAOff || g.NUMANode < 0 {
+		return nil
+	}
+	if m.Container {
+		// systemd fails the start where set_mempolicy(2) is forbidden, as
+		// container engines do by default.
+		return []string{"NUMA= has no effect in a container"}
+	}
+	policy := "preferred"
+	if c.NUMA == service.NUMAStrict {
+		policy = "bind"
+	}
+	f.Add("Service", "NUMAPolicy", policy)
+	f.Add("Service", "NUMAMask", strconv.Itoa(g.NUMANode))
+	if c.NUMA == service.NUMAStrict {
+		f.Add("Service", "CPUAffinity", "numa")
+	}
+	return []string{fmt.Sprintf("memory %s from NUMA node %d", policy, g.NUMANode)}
+}

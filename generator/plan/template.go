@@ -1,0 +1,168 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"gpuherd/generator/service"
+	"gpuherd/generator/unitfile"
+)
+
+// template adds the service's unit file: its own sections with the defaults
+// that it does not set itself.
+func (m *maker) template(c *choice) bool {
+	if c.edited {
+		return true
+	}
+	d := defaults{file: c.File, systemd: m.Systemd}
+	m.unitDefaults(&d, c)
+	if !m.serviceDefaults(&d, c) {
+		return false
+	}
+
+	out := &unitfile.File{Name: c.Path, Header: []string{Header, "from " + strings.Join(append([]string{c.Path}, c.DropIns...), ", ")}}
+	section := func(name string, entries []unitfile.Entry) {
+		s := &unitfile.Section{Name: name, Entries: entries}
+		for _, e := range c.File.Entries(name) {
+			if since := directives[e.Key]; since > m.Systemd {
+				m.tooNew(c, e, since)
+				continue
+			}
+			s.Entries = append(s.Entries, e)
+		}
+		out.Sections = append(out.Sections, s)
+	}
+	section("Unit", d.unit)
+	section("Service", d.service)
+	for _, s := range c.File.Sections {
+		if !slices.ContainsFunc(out.Sections, func(o *unitfile.Section) bool { return o.Name == s.Name }) {
+			section(s.Name, nil)
+		}
+	}
+	return m.file(c, c.Unit(), out)
+}
+
+// tooNew says that a directive was left out. In a file that we ship, that is
+// meant.
+func (m *maker) tooNew(c *choice, e unitfile.Entry, since int) {
+	if strings.HasPrefix(e.File, service.Dirs[len(service.Dirs)-1]+"/") {
+		return
+	}
+	m.problem(&unitfile.Problem{
+		File: e.File, Line: e.Line, Key: e.Key, Warning: true,
+		Msg: fmt.Sprintf("left out: systemd %d is the first to know it, this is %d", since, m.Systemd),
+	})
+}
+
+// defaults collects what goes before a file's own entries.
+type defaults struct {
+	file          *unitfile.File
+	systemd       int
+	unit, service []unitfile.Entry
+}
+
+// has reports whether the file assigns a key in [Service] itself.
+func (d *defaults) has(keys ...string) bool {
+	for _, key := range keys {
+		if _, ok := d.file.Last("Service", key); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// set adds a default to [Service] unless the file assigns the key.
+func (d *defaults) set(key, value string) {
+	if !d.has(key) && directives[key] <= d.systemd {
+		d.add(key, value)
+	}
+}
+
+func (d *defaults) add(key, value string) {
+	d.service = append(d.service, unitfile.Entry{Key: key, Value: value})
+}
+
+// depend adds a dependency to [Unit] beside the file's own ones, unless the
+// file's last word on the key is an empty assignment.
+func (d *defaults) depend(key, unit string) {
+	if e, ok := d.file.Last("Unit", key); ok && e.Value == "" {
+		return
+	}
+	d.unit = append(d.unit, unitfile.Entry{Key: key, Value: unit})
+}
+
+func (m *maker) unitDefaults(d *defaults, c *choice) {
+	set := func(key, value string) {
+		if _, ok := d.file.Last("Unit", key); !ok {
+			d.unit = append(d.unit, unitfile.Entry{Key: key, Value: value})
+		}
+	}
+	d.unit = append(d.unit, unitfile.Entry{Key: "SourcePath", Value: unitfile.EscapeSpecifiers(c.Path)})
+	if c.Per == service.PerHost {
+		set("Description", unitfile.EscapeSpecifiers(c.Name))
+	} else {
+		set("Description", unitfile.EscapeSpecifiers(c.Name)+" on GPU %i")
+	}
+	// A worker is worth restarting for ever: RestartSec= grows instead.
+	set("StartLimitIntervalSec", "0")
+	d.depend("PartOf", Target)
+	if m.setup && c.Name != Setup {
+		d.depend("Requires", Setup+".service")
+		d.depend("After", Setup+".service")
+	}
+}
+
+func (m *maker) serviceDefaults(d *defaults, c *choice) bool {
+	d.set("Slice", "gpuherd.slice")
+	if c.Per == service.PerHost {
+		d.set("MemoryMax", "500M")
+	} else {
+		d.set("MemoryMax", "2G")
+	}
+	if !c.Oneshot() {
+		m.restart(d)
+	}
+	d.set("KillMode", "mixed")
+	d.set("TimeoutStopSec", "30s")
+	// With "continue" a worker that lost its job to the OOM killer would go
+	// on with a half-dead process tree; "kill" takes all of it and gives the
+	// unit the result oom-kill.
+	d.set("OOMPolicy", "kill")
+	d.set("LogRateLimitIntervalSec", "0")
+	// Only what needs no mount namespace: a restart has to take milliseconds.
+	d.set("NoNewPrivileges", "yes")
+	d.set("LockPersonality", "yes")
+	d.set("RestrictSUIDSGID", "yes")
+	// CAP_SYS_ADMIN stands for every NVIDIA capability, so for every GPU.
+	d.set("CapabilityBoundingSet", "~CAP_SYS_ADMIN")
+	for _, v := range m.Config.Environment {
+		word, err := unitfile.QuoteWord(v.Name + "=" + v.Value)
+		if err != nil {
+			m.problem(&unitfile.Problem{File: c.Path, Msg: err.Error()})
+			return false
+		}
+		d.add("Environment", word)
+	}
+	d.add("EnvironmentFile", "-/run/gpuherd/environment")
+	return true
+}
+
+// restart: at once, then with growing delay where systemd can grow it.
+func (m *maker) restart(d *defaults) {
+	d.set("Restart", "always")
+	if e, ok := d.file.Last("Service", "Restart"); ok && e.Value == "no" {
+		return
+	}
+	// systemd complains where these three do not fit each other.
+	if d.has("RestartSec", "RestartSteps", "RestartMaxDelaySec") {
+		return
+	}
+	if d.systemd < directives["RestartSteps"] {
+		d.set("RestartSec", "100ms")
+		return
+	}
+	d.set("RestartSec", "1ms")
+	d.set("RestartSteps", "20")
+	d.set("RestartMaxDelaySec", "10s")
+}

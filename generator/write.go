@@ -1,0 +1,150 @@
+package generator
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+)
+
+// ErrDeadline is returned by a Writer that ran out of time; nothing was left
+// behind.
+var ErrDeadline = errors.New("out of time")
+
+// Write puts the units into the folder dir, which must exist. Each file
+// appears under its name only when it is whole. Write never leaves dir, even
+// where symbolic links in it point elsewhere.
+func (r *Result) Write(dir string) error {
+	return r.WriteUntil(dir, nil)
+}
+
+// WriteUntil is Write, but stops when expired says so, removes what it wrote
+// and returns ErrDeadline. A nil expired never does.
+func (r *Result) WriteUntil(dir string, expired func() bool) (err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("cannot write units: %w", err)
+	}
+	defer root.Close()
+	w := writer{root: root, made: map[string]bool{}}
+	defer func() {
+		if err != nil {
+			w.undo()
+			err = fmt.Errorf("cannot write units to %s: %w", dir, err)
+		}
+	}()
+	late := func() bool { return expired != nil && expired() }
+	for _, f := range r.Plan.Files {
+		if late() {
+			return ErrDeadline
+		}
+		data, err := f.Unit.Bytes()
+		if err != nil {
+			return err
+		}
+		if err := w.file(f.Path, data); err != nil {
+			return err
+		}
+	}
+	for _, l := range r.Plan.Links {
+		if late() {
+			return ErrDeadline
+		}
+		if err := w.link(l.Path, l.Target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type writer struct {
+	root  *os.Root
+	made  map[string]bool // folders that exist
+	wrote []string        // what undo removes
+}
+
+// temporary is a name that systemd does not read: it is hidden.
+func temporary(name string) string {
+	return path.Join(path.Dir(name), ".gpuherd-"+path.Base(name))
+}
+
+func (w *writer) file(name string, data []byte) error {
+	if err := w.dir(path.Dir(name)); err != nil {
+		return err
+	}
+	tmp := temporary(name)
+	f, err := w.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		// Left by a run that was killed.
+		if err = w.root.Remove(tmp); err == nil {
+			f, err = w.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = w.root.Rename(tmp, name)
+	}
+	if err != nil {
+		return errors.Join(err, w.root.Remove(tmp))
+	}
+	w.wrote = append(w.wrote, name)
+	return nil
+}
+
+func (w *writer) link(name, target string) error {
+	if err := w.dir(path.Dir(name)); err != nil {
+		return err
+	}
+	err := w.root.Symlink(target, name)
+	if errors.Is(err, fs.ErrExist) {
+		if old, rerr := w.root.Readlink(name); rerr == nil && old == target {
+			return nil
+		}
+		tmp := temporary(name)
+		if err = w.root.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err = w.root.Symlink(target, tmp); err == nil {
+			err = w.root.Rename(tmp, name)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	w.wrote = append(w.wrote, name)
+	return nil
+}
+
+func (w *writer) dir(name string) error {
+	if name == "." || w.made[name] {
+		return nil
+	}
+	if strings.Contains(name, "/") {
+		if err := w.dir(path.Dir(name)); err != nil {
+			return err
+		}
+	}
+	if err := w.root.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	w.made[name] = true
+	return nil
+}
+
+// undo removes what was written; folders stay where others use them too.
+func (w *writer) undo() {
+	for _, name := range w.wrote {
+		_ = w.root.Remove(name)
+	}
+	for name := range w.made {
+		_ = w.root.Remove(name) // fails unless empty
+	}
+}
