@@ -1,0 +1,137 @@
+// Command bench measures gpuherd against systemd's own tools and against PM2,
+// side by side in one run, and writes a table and a JSON file:
+//
+//   - the generator for 8 GPUs, next to systemd-fstab-generator;
+//   - the monitor's memory with 64 workers, next to PM2's daemon and relay;
+//   - from the SIGKILL of one of 64 workers to the message at a Redis
+//     subscriber, next to PM2 with the relay that its users write.
+//
+// It needs root, and installs PM2 (and node, where there is none) into the
+// user's cache folder.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	tree := flag.String("tree", "bin/tree", "`folder` with gpuherd as `make tree` lays it down")
+	out := flag.String("out", "dist/bench", "`folder` for the JSON file")
+	runs := flag.Int("runs", 500, "how often each generator runs")
+	kills := flag.Int("kills", 258, "how many workers of each supervisor are killed")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := bench(ctx, *tree, *out, *runs, *kills); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// bench measures everything and reports.
+func bench(ctx context.Context, tree, out string, runs, kills int) error {
+	r := newResult()
+	if err := benchGenerator(r, tree, runs); err != nil {
+		return err
+	}
+	if err := benchCrashes(ctx, r, tree, kills); err != nil {
+		return err
+	}
+	path, err := r.save(out)
+	if err != nil {
+		return err
+	}
+	if err := r.table(os.Stdout); err != nil {
+		return err
+	}
+	fmt.Println("written to " + path)
+	return nil
+}
+
+func benchGenerator(r *result, tree string, runs int) error {
+	ours, theirs, err := timeGenerators(tree, runs)
+	if err != nil {
+		return fmt.Errorf("generators: %w", err)
+	}
+	note := fmt.Sprintf("%d runs in turn", len(ours))
+	r.addTimes(fmt.Sprintf("gpuherd-generator, %d GPUs", gpus), ours, note)
+	r.addTimes("systemd-fstab-generator", theirs, note)
+	r.add(figure{Name: "generator: ratio of wall times", Value: medianRatio(ours, theirs), Goal: 1.5, Note: "median of the pairs"})
+	return nil
+}
+
+func benchCrashes(ctx context.Context, r *result, tree string, kills int) (err error) {
+	share, err := os.MkdirTemp("", "gpuherd-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(share)) }()
+	// The monitor connects as its own user.
+	if err := os.Chmod(share, 0o755); err != nil {
+		return err
+	}
+	modules, err := installPM2(ctx)
+	if err != nil {
+		return err
+	}
+	db, socket, stopRedis, err := startRedis(ctx, share)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopRedis()) }()
+	ours, err := startHerd(ctx, tree, share, db)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ours.stop()) }()
+	theirs, err := startPM2(ctx, modules, socket, workers)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, theirs.stop()) }()
+
+	times, err := timeCrashes(ctx, db, kills, ours, theirs)
+	if err != nil {
+		return err
+	}
+	for i, s := range []supervisor{ours, theirs} {
+		note := fmt.Sprintf("%d kills in turn, %d workers", len(times[i].crash), workers)
+		r.addTimes(s.name()+": SIGKILL → crash told", times[i].crash, note)
+		r.addTimes(s.name()+": SIGKILL → running told", times[i].restart, note)
+	}
+	return addMemory(ctx, r, ours, theirs)
+}
+
+// addMemory measures what the supervisors hold after all that, once their
+// garbage collectors had a moment.
+func addMemory(ctx context.Context, r *result, ours *herd, theirs *pm2) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(3 * time.Second):
+	}
+	monitor, errMonitor := ours.monitor()
+	daemon, relay, errPM2 := theirs.pids()
+	if err := errors.Join(errMonitor, errPM2); err != nil {
+		return err
+	}
+	for _, p := range []struct {
+		name string
+		pid  int
+		goal float64
+	}{{"gpuherd-monitor: RSS", monitor, 25}, {"PM2 daemon: RSS", daemon, 0}, {"PM2 relay: RSS", relay, 0}} {
+		m, err := readMemory(p.pid)
+		if err != nil {
+			return err
+		}
+		r.add(figure{Name: p.name, Value: m.Rss, Unit: "MB", Goal: p.goal, Note: fmt.Sprintf("Pss %.1f MB, %d workers", m.Pss, workers)})
+	}
+	return nil
+}
