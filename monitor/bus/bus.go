@@ -75,23 +75,27 @@ type Conn struct {
 // Dial connects to the system bus. ctx bounds the dialling only.
 func Dial(ctx context.Context, opts ...Option) (*Conn, error) {
 	o := collect(opts)
-	b, err := connect(ctx, o.address)
+	b, err := connect(ctx, o.address, nil)
 	if err != nil {
 		return nil, err
 	}
 	return &Conn{bus: b, systemd: b.Object(busName, managerPath), target: o.target}, nil
 }
 
-// connect returns an authenticated connection. The signal handler keeps
-// signals in order; godbus' default one starts a goroutine for each.
-func connect(ctx context.Context, address string) (*dbus.Conn, error) {
+// connect returns an authenticated connection. signals, unless nil, takes its
+// signals; godbus' default handler starts a goroutine for each and so loses
+// their order.
+func connect(ctx context.Context, address string, signals dbus.SignalHandler) (*dbus.Conn, error) {
 	if address == "" {
 		address = systemBus()
 	}
 	life, end := context.WithCancel(context.Background())
 	// Auth and Hello know no deadline: ending the connection ends them.
 	stop := context.AfterFunc(ctx, end)
-	conn, err := dbus.Connect(address, dbus.WithSignalHandler(dbus.NewSequentialSignalHandler()), dbus.WithContext(life))
+	if signals == nil {
+		signals = dbus.NewSequentialSignalHandler()
+	}
+	conn, err := dbus.Connect(address, dbus.WithSignalHandler(signals), dbus.WithContext(life))
 	if err != nil {
 		end()
 		if ctx.Err() != nil {
@@ -147,7 +151,7 @@ func (c *Conn) Herd(ctx context.Context) ([]string, error) {
 	defer cancel()
 	var v dbus.Variant
 	err := c.bus.Object(busName, UnitPath(c.target)).
-		CallWithContext(ctx, propsIface+".Get", 0, unitIface, "Wants").Store(&v)
+		CallWithContext(ctx, propsIface+".Get", dbus.FlagNoAutoStart, unitIface, "Wants").Store(&v)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read what %s wants: %w", c.target, err)
 	}
@@ -203,7 +207,7 @@ func (c *Conn) observe(ctx context.Context, name string) (*state.Observation, er
 	// The empty interface means all of them, so that Unit and Service come
 	// from the same moment.
 	err := c.bus.Object(busName, UnitPath(name)).
-		CallWithContext(ctx, propsIface+".GetAll", 0, "").Store(&props)
+		CallWithContext(ctx, propsIface+".GetAll", dbus.FlagNoAutoStart, "").Store(&props)
 	if err != nil {
 		var e dbus.Error
 		if errors.As(err, &e) && (e.Name == "org.freedesktop.DBus.Error.UnknownObject" || e.Name == "org.freedesktop.systemd1.NoSuchUnit") {

@@ -43,6 +43,7 @@ func merge(o *state.Observation, props map[string]dbus.Variant) {
 // mergeFull takes what only a snapshot has.
 func mergeFull(o *state.Observation, props map[string]dbus.Variant) {
 	take(props, "ControlGroup", &o.ControlGroup)
+	take(props, "Slice", &o.Slice)
 	o.MemoryMax = figure(props, "MemoryMax")
 	o.Memory = figure(props, "MemoryCurrent")
 	o.MemoryPeak = figure(props, "MemoryPeak")

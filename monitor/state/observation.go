@@ -31,6 +31,7 @@ type Observation struct {
 
 	// What follows comes with a snapshot only: no signal carries it.
 	ControlGroup string  // ControlGroup, "/gpuherd.slice/…"; empty: has none now
+	Slice        string  // Slice, "gpuherd.slice"
 	MemoryMax    *uint64 // MemoryMax, bytes; nil: no limit or not told
 	Memory       *uint64 // MemoryCurrent, bytes; nil: not told
 	MemoryPeak   *uint64 // MemoryPeak, bytes; nil: not told (systemd < 254)
@@ -73,6 +74,25 @@ func (o Observation) Unit() Unit {
 		}
 	}
 	return u
+}
+
+// group returns the unit's control group. systemd tells none of a unit that
+// does not run; it will be the unit's name below its slice, see
+// systemd.slice(5).
+func (o Observation) group() string {
+	if o.ControlGroup != "" || o.Slice == "" {
+		return o.ControlGroup
+	}
+	var path strings.Builder
+	if name := strings.TrimSuffix(o.Slice, ".slice"); name != "-" {
+		for i := range len(name) {
+			if name[i] == '-' {
+				path.WriteString("/" + name[:i] + ".slice")
+			}
+		}
+		path.WriteString("/" + o.Slice)
+	}
+	return path.String() + "/" + o.Name
 }
 
 // clip shortens s to maxStatusText bytes at a rune's edge and replaces what is

@@ -1,0 +1,420 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"gpuherd/monitor/state"
+)
+
+// A session holds what lives as long as one connection to the bus. Two
+// connections: one only receives signals, so that no reply waits behind them
+// and no signal behind a slow call; the other makes calls.
+type session struct {
+	w       *Watcher
+	sig     *dbus.Conn
+	order   dbus.SignalHandler // of sig: what goes through it stays in order
+	calls   *Conn
+	signals chan *dbus.Signal
+	helpers sync.WaitGroup
+
+	units map[dbus.ObjectPath]*unit
+	early []*dbus.Signal // of units that a resync under way may bring
+
+	reloading bool
+	reloadEnd <-chan time.Time // the window's time-out
+
+	matched  map[string]bool // units with a match; only the resync under way touches it
+	syncing  string          // reason of the resync under way; "": none
+	again    string          // reason of one more resync, after the one under way
+	failures int             // resyncs failed in a row
+	retry    <-chan time.Time
+	probed   chan probed
+	probing  bool
+}
+
+// A unit is what the session knows of one unit.
+type unit struct {
+	now     state.Observation       // all properties told so far
+	sent    state.Observation       // as last handed on
+	service map[string]dbus.Variant // of the Service interface, waiting for their Unit half
+	touched bool                    // by a signal, since the resync under way began
+}
+
+// A herd is the answer of a resync. It comes to the loop as the body of a
+// signal that the bus never sent, named herdAnswer: so it stands behind every
+// signal that systemd sent before it answered.
+type herd struct {
+	units []state.Observation
+	err   error
+}
+
+const herdAnswer = "gpuherd.herd"
+
+type probed struct {
+	fresh bool // systemd had lost the subscription
+	err   error
+}
+
+// open connects, matches what does not depend on the herd, and subscribes.
+func (s *session) open(ctx context.Context) (err error) {
+	s.order = dbus.NewSequentialSignalHandler()
+	if s.sig, err = connect(ctx, s.w.opts.address, s.order); err != nil {
+		return err
+	}
+	s.sig.Signal(s.signals)
+	defer func() {
+		if err != nil {
+			_ = s.sig.Close()
+		}
+	}()
+	for _, m := range [][]dbus.MatchOption{
+		{dbus.WithMatchSender(busName), dbus.WithMatchObjectPath(managerPath), dbus.WithMatchInterface(managerIface), dbus.WithMatchMember("Reloading")},
+		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchInterface("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, busName)},
+	} {
+		if err = s.sig.AddMatchSignalContext(ctx, m...); err != nil {
+			return fmt.Errorf("cannot match systemd's signals: %w", err)
+		}
+	}
+	b, err := connect(ctx, s.w.opts.address, nil)
+	if err != nil {
+		return err
+	}
+	s.calls = &Conn{bus: b, systemd: b.Object(busName, managerPath), target: s.w.opts.target}
+	if _, err = s.subscribe(ctx); err != nil {
+		_ = b.Close()
+	}
+	return err
+}
+
+func (s *session) close() {
+	_ = s.sig.Close()
+	_ = s.calls.Close()
+}
+
+// subscribe asks systemd to send signals to the bus; without, not even
+// PropertiesChanged comes. fresh tells that systemd did not have us.
+func (s *session) subscribe(ctx context.Context) (fresh bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err = s.calls.systemd.CallWithContext(ctx, managerIface+".Subscribe", dbus.FlagNoAutoStart).Err
+	var e dbus.Error
+	if errors.As(err, &e) && e.Name == "org.freedesktop.systemd1.AlreadySubscribed" {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot subscribe to systemd: %w", err)
+	}
+	return true, nil
+}
+
+// loop reads signals until ctx ends or the bus goes. Nothing in it waits for
+// an answer.
+func (s *session) loop(ctx context.Context) error {
+	ticks := time.NewTicker(tick)
+	defer ticks.Stop()
+	probe := time.NewTicker(probeEvery)
+	defer probe.Stop()
+	reassert := time.NewTicker(reassertEvery)
+	defer reassert.Stop()
+	s.resync(ctx, ReasonConnected)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case sig, ok := <-s.signals:
+			if !ok {
+				return errors.New("the bus closed the connection")
+			}
+			if sig.Name == herdAnswer {
+				if err := s.answer(ctx, sig.Body[0].(herd)); err != nil {
+					return err
+				}
+				continue
+			}
+			s.w.stats.signals.Add(1)
+			s.take(ctx, sig)
+		case <-ticks.C:
+			s.w.turn()
+			if !s.calls.bus.Connected() {
+				return errors.New("the bus closed the connection for calls")
+			}
+		case <-s.reloadEnd:
+			s.w.log.Warn("systemd has not finished reloading, reading the herd regardless", "after", reloadTimeout)
+			s.endReload(ctx, ReasonReload)
+		case <-s.retry:
+			s.retry = nil
+			s.resync(ctx, ReasonRetry)
+		case <-reassert.C:
+			s.resync(ctx, ReasonPeriodic)
+		case <-probe.C:
+			s.probe(ctx)
+		case p := <-s.probed:
+			s.probing = false
+			if p.err != nil {
+				return p.err
+			}
+			if p.fresh {
+				s.w.log.Warn("systemd had lost the subscription, reading the herd")
+				s.resync(ctx, ReasonSubscription)
+			}
+		}
+	}
+}
+
+// probe subscribes once more. Success means that systemd had lost us, and that
+// signals are missing.
+func (s *session) probe(ctx context.Context) {
+	if s.probing || s.reloading {
+		return
+	}
+	s.probing = true
+	s.helpers.Go(func() {
+		fresh, err := s.subscribe(ctx)
+		s.probed <- probed{fresh, err}
+	})
+}
+
+func (s *session) take(ctx context.Context, sig *dbus.Signal) {
+	switch sig.Name {
+	case propsChanged:
+		s.changed(sig)
+	case managerIface + ".Reloading":
+		var active bool
+		if dbus.Store(sig.Body, &active) != nil {
+			return
+		}
+		if active {
+			s.reloading = true
+			s.reloadEnd = time.After(reloadTimeout)
+			return
+		}
+		s.endReload(ctx, ReasonReload)
+	case "org.freedesktop.DBus.NameOwnerChanged":
+		var name, before, after string
+		if dbus.Store(sig.Body, &name, &before, &after) != nil || name != busName {
+			return
+		}
+		if after == "" { // daemon-reexec: away until the new one is there
+			s.reloading = true
+			s.reloadEnd = time.After(reloadTimeout)
+			return
+		}
+		s.endReload(ctx, ReasonReexec)
+	}
+}
+
+func (s *session) endReload(ctx context.Context, reason string) {
+	s.reloading, s.reloadEnd = false, nil
+	for _, u := range s.units {
+		u.service = nil
+	}
+	s.resync(ctx, reason)
+}
+
+// changed takes one half of a change. systemd sends the Service interface's
+// properties first, then the Unit's: the pair is one change.
+func (s *session) changed(sig *dbus.Signal) {
+	if s.reloading || len(sig.Body) < 2 {
+		// Between Reloading(true) and (false) units come and go without
+		// meaning; the resync that follows tells what is.
+		return
+	}
+	iface, _ := sig.Body[0].(string)
+	props, _ := sig.Body[1].(map[string]dbus.Variant)
+	if iface != serviceIface && iface != unitIface {
+		return
+	}
+	u, ok := s.units[sig.Path]
+	if !ok {
+		const most = 4096 // a bound only: resyncs take milliseconds
+		if s.syncing != "" && len(s.early) < most {
+			s.early = append(s.early, sig)
+		}
+		return
+	}
+	if iface == serviceIface {
+		u.service = props
+		return
+	}
+	merge(&u.now, u.service)
+	merge(&u.now, props)
+	u.service = nil
+	u.touched = true
+	u.now.ReceivedUS = time.Now().UnixMicro()
+	if !news(u.sent, u.now) {
+		s.w.stats.duplicates.Add(1)
+		return
+	}
+	u.sent = u.now
+	s.w.stats.changes.Add(1)
+	s.w.handler.Observe(u.now)
+}
+
+// news tells whether now says more than before.
+func news(before, now state.Observation) bool {
+	if (now.Active == "inactive" || now.Active == "failed") &&
+		now.InvocationID != "" && now.InvocationID != before.InvocationID {
+		// At each start systemd first tells the state before it, already
+		// with the new invocation's id. A run that ended has been seen
+		// beginning, so this is no end of one.
+		return false
+	}
+	if now.ChangedMonoUS < before.ChangedMonoUS {
+		return false
+	}
+	if now.Active != before.Active || now.Sub != before.Sub || now.InvocationID != before.InvocationID ||
+		now.ChangedMonoUS != before.ChangedMonoUS {
+		return true
+	}
+	// Jobs repeat the state. MainPID going to 0 announces a change that
+	// follows at once.
+	return now.StatusText != before.StatusText || now.MainPID != before.MainPID && now.MainPID != 0
+}
+
+// resync reads the herd's membership and every unit, off the loop. Units get
+// their match before they are asked, so nothing falls between.
+func (s *session) resync(ctx context.Context, reason string) {
+	if s.syncing != "" {
+		s.again = reason
+		return
+	}
+	s.syncing = reason
+	s.w.stats.resync(reason).Add(1)
+	for _, u := range s.units {
+		u.touched = false
+	}
+	s.helpers.Go(func() {
+		h, err := s.read(ctx, reason)
+		s.order.DeliverSignal("", "", &dbus.Signal{Name: herdAnswer, Body: []any{herd{h, err}}})
+	})
+}
+
+func (s *session) read(ctx context.Context, reason string) ([]state.Observation, error) {
+	if reason == ReasonReexec {
+		// Not every version carries subscriptions over.
+		if _, err := s.subscribe(ctx); err != nil {
+			return nil, err
+		}
+	}
+	names, err := s.calls.Herd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.match(ctx, names); err != nil {
+		return nil, err
+	}
+	list, err := s.calls.Observe(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	// Replies come over the other connection and could overtake signals. The
+	// bus keeps the order towards one receiver: once it has answered on the
+	// signals' connection, all that systemd sent before its replies is here.
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := s.sig.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetId", 0).Err; err != nil {
+		return nil, fmt.Errorf("cannot reach the bus: %w", err)
+	}
+	return list, nil
+}
+
+func (s *session) match(ctx context.Context, names []string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	rule := func(name string) []dbus.MatchOption {
+		return []dbus.MatchOption{dbus.WithMatchSender(busName), dbus.WithMatchObjectPath(UnitPath(name)),
+			dbus.WithMatchInterface(propsIface), dbus.WithMatchMember("PropertiesChanged")}
+	}
+	for _, n := range names {
+		if s.matched[n] {
+			continue
+		}
+		if err := s.sig.AddMatchSignalContext(ctx, rule(n)...); err != nil {
+			return fmt.Errorf("cannot match the signals of %s: %w", n, err)
+		}
+		s.matched[n] = true
+	}
+	for n := range maps.Clone(s.matched) {
+		if slices.Contains(names, n) {
+			continue
+		}
+		if err := s.sig.RemoveMatchSignalContext(ctx, rule(n)...); err != nil {
+			return fmt.Errorf("cannot drop the match of %s: %w", n, err)
+		}
+		delete(s.matched, n)
+	}
+	return nil
+}
+
+// answer takes the outcome of a resync.
+func (s *session) answer(ctx context.Context, h herd) error {
+	reason := s.syncing
+	s.syncing = ""
+	if h.err != nil {
+		s.early = nil
+		s.again = ""
+		s.failures++
+		if ctx.Err() != nil || s.failures >= resyncAttempts || errors.Is(h.err, dbus.ErrClosed) {
+			return h.err
+		}
+		s.w.log.Warn("cannot read the herd, trying again", "reason", reason, "error", h.err)
+		s.retry = time.After(retryResync)
+		return nil
+	}
+	s.failures = 0
+	if s.reloading { // what it read may be of before; the window's end resyncs
+		s.early = nil
+		s.again = ""
+		return nil
+	}
+	if again := s.again; again != "" {
+		s.again = ""
+		s.early = nil
+		s.resync(ctx, again)
+		return nil
+	}
+	s.adopt(h.units)
+	all := make([]state.Observation, 0, len(h.units))
+	for _, o := range h.units {
+		all = append(all, s.units[UnitPath(o.Name)].sent)
+	}
+	s.w.handler.Sync(all, reason)
+	s.w.subscribed.Store(true)
+	early := s.early
+	s.early = nil
+	for _, sig := range early {
+		s.changed(sig)
+	}
+	return nil
+}
+
+// adopt makes the answer of a resync the session's view. Where a signal came
+// since the unit was asked, it knows better.
+func (s *session) adopt(list []state.Observation) {
+	units := make(map[dbus.ObjectPath]*unit, len(list))
+	for _, o := range list {
+		path := UnitPath(o.Name)
+		u, ok := s.units[path]
+		switch {
+		case !ok:
+			u = &unit{now: o, sent: o}
+		case u.touched && o.ChangedMonoUS <= u.sent.ChangedMonoUS:
+			for _, v := range []*state.Observation{&u.now, &u.sent} {
+				v.ControlGroup, v.Slice, v.MemoryMax = o.ControlGroup, o.Slice, o.MemoryMax
+				v.Memory, v.MemoryPeak, v.CPUNS = o.Memory, o.MemoryPeak, o.CPUNS
+			}
+		default:
+			u.now, u.sent = o, o
+		}
+		units[path] = u
+	}
+	s.units = units
+}

@@ -1,0 +1,357 @@
+// Package relay tells Redis what the herd does: the current state in hashes,
+// every event in a stream, and each event once more on a channel for those who
+// cannot wait.
+//
+// All writes of one host go through one Lua script in numbered batches, so
+// that a writer which has been replaced is refused, a batch sent twice counts
+// once, and a server that forgot what it had confirmed is noticed.
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"gpuherd/monitor/state"
+	"gpuherd/units/redisclient"
+)
+
+// Times and sizes of the protocol, see the table of keys in the design.
+const (
+	heartbeatEvery = 5 * time.Second
+	heartbeatTTL   = 15 * time.Second
+	streamLength   = 10000 // MAXLEN ~
+	batchEvents    = 256   // most events in a batch
+	callTimeout    = 2 * time.Second
+	farewell       = 3 * time.Second // for the last batches at the end
+)
+
+// Capacity is how many events wait while Redis is away, before the oldest make
+// room and a gap event takes their place.
+const Capacity = 10000
+
+// ErrFenced says that a newer monitor writes for this host.
+var ErrFenced = errors.New("a newer monitor writes for this host")
+
+// A Source is where snapshots come from: a state.Herd.
+type Source interface {
+	// Snapshot pushes a Delta with Reset.
+	Snapshot(reason string)
+	// Synced reports whether there is anything to take a snapshot of.
+	Synced() bool
+	// Seed takes the counters that Redis has of an earlier monitor of this
+	// boot, and tells by how much they rose.
+	Seed(map[string]state.Seed) map[string]uint64
+	// Host pushes an event of type host.
+	Host(state.HostEvent)
+	// Seq is the number of the last event.
+	Seq() uint64
+}
+
+// Config says who writes, and where.
+type Config struct {
+	Prefix   string // of every key: "gpuherd"
+	Host     string // this host's name in Redis
+	BootID   string // of this boot
+	Epoch    uint64 // of this start of the monitor, from NextEpoch
+	Version  string // of the program
+	Capacity int    // events kept while Redis is away; 0: Capacity
+
+	// SaveEpoch keeps an epoch that Redis had to correct. May be nil.
+	SaveEpoch func(uint64) error
+	// Alive reports whether the view of the herd is current. The heartbeat
+	// beats only then.
+	Alive func() bool
+	// Uptime returns how long the host is up.
+	Uptime func() time.Duration
+
+	Observe func(seconds float64) // takes how long each write took; may be nil
+}
+
+// Stats counts what a Relay did since it was made.
+type Stats struct {
+	Connected bool
+	Fenced    bool
+	Epoch     uint64
+	Pending   int    // events waiting
+	Written   uint64 // events that Redis confirmed
+	Dropped   uint64 // events that no reader will see
+	Batches   uint64
+	Errors    uint64 // failed calls
+}
+
+// A Relay writes Deltas to Redis. Push never blocks; Run does the writing.
+type Relay struct {
+	cfg     Config
+	client  redis.UniversalClient
+	log     *slog.Logger
+	source  Source
+	keys    []string // of batchScript
+	channel string
+	started int64
+
+	wake chan struct{}
+
+	mu      sync.Mutex
+	pending pending
+	epoch   uint64
+	problem error // why Redis cannot be written now; nil: it can
+	fenced  bool
+
+	written, batches, failures atomic.Uint64
+
+	// What follows belongs to Run's goroutine.
+	claimed  bool   // Redis has had our claim in this process
+	batch    uint64 // number of the last batch made
+	flight   *batch // sent, not confirmed
+	acked    uint64 // seq of the last event confirmed
+	snapshot string // reason of a snapshot that is due
+	online   bool   // the host event was made
+}
+
+// New returns a Relay that writes through client, which stays the caller's.
+func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
+	if cfg.Capacity <= 0 {
+		cfg.Capacity = Capacity
+	}
+	k := func(name string) string { return Key(cfg.Prefix, cfg.Host, name) }
+	return &Relay{
+		cfg: cfg, client: client, log: log, epoch: cfg.Epoch,
+		keys:    []string{k("fence"), k("units"), k("gpus"), k("events"), k("heartbeat")},
+		channel: k("notify"),
+		started: time.Now().UnixMicro(),
+		wake:    make(chan struct{}, 1),
+		pending: newPending(cfg.Capacity),
+		problem: errors.New("not connected to Redis yet"),
+	}
+}
+
+// Key returns the name of a host's key. The braces are a Cluster's hash tag:
+// they keep all keys of a host on one node, where a script can reach them.
+func Key(prefix, host, name string) string { return prefix + ":{" + host + "}:" + name }
+
+// String names the task.
+func (r *Relay) String() string { return "redis relay" }
+
+// From sets where snapshots come from. It must be called before Run.
+func (r *Relay) From(s Source) { r.source = s }
+
+// Push takes what changed. It does not block; Deltas have to come in order.
+func (r *Relay) Push(d state.Delta) {
+	r.mu.Lock()
+	r.pending.add(d)
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Ready returns nil while Redis takes what is written.
+func (r *Relay) Ready() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.problem
+}
+
+// Stats returns the counters.
+func (r *Relay) Stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return Stats{
+		Connected: r.problem == nil, Fenced: r.fenced, Epoch: r.epoch,
+		Pending: r.pending.len(), Dropped: r.pending.dropped,
+		Written: r.written.Load(), Batches: r.batches.Load(), Errors: r.failures.Load(),
+	}
+}
+
+// Run writes until ctx ends, then says goodbye. It returns nil: Redis being
+// away is no reason to end.
+func (r *Relay) Run(ctx context.Context) error {
+	back := redisclient.Backoff{}
+	beat := time.NewTicker(heartbeatEvery)
+	defer beat.Stop()
+	for {
+		err := r.serve(ctx, beat.C, &back)
+		if ctx.Err() != nil {
+			r.goodbye()
+			return nil
+		}
+		r.failed(err)
+		if errors.Is(err, ErrFenced) {
+			// The other one is the newer: nothing to do but to say so.
+			<-ctx.Done()
+			return nil
+		}
+		if back.Wait(ctx) != nil {
+			r.goodbye()
+			return nil
+		}
+	}
+}
+
+// failed notes why Redis cannot be written, and logs what is new.
+func (r *Relay) failed(err error) {
+	r.failures.Add(1)
+	r.mu.Lock()
+	before := r.problem
+	r.problem = err
+	r.fenced = errors.Is(err, ErrFenced)
+	waiting := r.pending.len()
+	r.mu.Unlock()
+	switch {
+	case errors.Is(err, ErrFenced):
+		r.log.Error("this monitor writes nothing more to Redis", "error", err, "epoch", r.Stats().Epoch)
+	case before == nil || before.Error() != err.Error():
+		r.log.Warn("cannot write to Redis, trying again", "error", err, "events waiting", waiting)
+	}
+}
+
+// serve claims and writes until something fails.
+func (r *Relay) serve(ctx context.Context, beat <-chan time.Time, back *redisclient.Backoff) error {
+	if r.snapshot == "" {
+		r.snapshot = "connected"
+	}
+	if !r.claimed {
+		if err := r.claim(ctx); err != nil {
+			return err
+		}
+	}
+	due := true // the first heartbeat at once
+	for {
+		if err := r.flush(ctx, due); err != nil {
+			return err
+		}
+		due = false
+		back.Reset()
+		r.mu.Lock()
+		first := r.problem != nil
+		r.problem = nil
+		r.mu.Unlock()
+		if first {
+			r.log.Info("writing to Redis", "epoch", r.Stats().Epoch)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.wake:
+		case <-beat:
+			due = true
+		}
+	}
+}
+
+// claim makes this monitor the host's writer. The first claim also takes over
+// the restart counters of an earlier monitor of this boot.
+func (r *Relay) claim(ctx context.Context) error {
+	again := "0"
+	if r.acked > 0 || r.batch > 0 {
+		again = "1"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
+	defer cancel()
+	var seeds map[string]state.Seed
+	if again == "0" {
+		var err error
+		if seeds, err = r.seeds(ctx); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	epoch := r.epoch
+	r.mu.Unlock()
+	answer, err := claimScript.Run(ctx, r.client, r.keys[:1], r.cfg.BootID, epoch, r.started, again).StringSlice()
+	if err != nil {
+		return fmt.Errorf("cannot claim %s: %w", r.keys[0], err)
+	}
+	if err := fenced(answer); err != nil {
+		return err
+	}
+	if n, err := strconv.ParseUint(answer[1], 10, 64); err == nil && n != epoch {
+		r.log.Warn("Redis knows of a later epoch, going on from there", "epoch", n, "counted", epoch)
+		r.mu.Lock()
+		r.epoch = n
+		r.mu.Unlock()
+		if r.cfg.SaveEpoch != nil {
+			if err := r.cfg.SaveEpoch(n); err != nil {
+				r.log.Warn("the epoch is not kept", "error", err)
+			}
+		}
+	}
+	r.claimed = true
+	r.batch = 0
+	if raised := r.source.Seed(seeds); len(raised) > 0 {
+		r.mu.Lock()
+		r.pending.raise(raised)
+		r.mu.Unlock()
+	}
+	if !r.online {
+		r.online = true
+		r.source.Host(state.HostEvent{Event: "online", Version: r.cfg.Version})
+	}
+	return nil
+}
+
+// seeds reads what an earlier monitor of this boot had counted.
+func (r *Relay) seeds(ctx context.Context) (map[string]state.Seed, error) {
+	boot, err := r.client.HGet(ctx, r.keys[0], "boot_id").Result()
+	if errors.Is(err, redis.Nil) || err == nil && boot != r.cfg.BootID {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", r.keys[0], err)
+	}
+	raw, err := r.client.HGetAll(ctx, r.keys[1]).Result()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", r.keys[1], err)
+	}
+	seeds := make(map[string]state.Seed, len(raw))
+	for name, data := range raw {
+		var u state.Unit
+		if err := json.Unmarshal([]byte(data), &u); err != nil {
+			r.log.Warn("ignoring what Redis has of a unit", "unit", name, "error", err)
+			continue
+		}
+		seeds[name] = state.Seed{Restarts: u.Restarts, InvocationID: u.InvocationID}
+	}
+	return seeds, nil
+}
+
+// fenced returns ErrFenced for an answer that says so.
+func fenced(answer []string) error {
+	if len(answer) == 0 {
+		return errors.New("redis gave an empty answer")
+	}
+	if answer[0] != "fenced" {
+		return nil
+	}
+	return fmt.Errorf("%w: epoch %s of boot %s", ErrFenced, answer[1], answer[2])
+}
+
+// goodbye writes what waits, tells that this monitor goes, and takes the
+// heartbeat away.
+func (r *Relay) goodbye() {
+	if !r.claimed {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	r.source.Host(state.HostEvent{Event: "offline", Version: r.cfg.Version})
+	r.snapshot = ""
+	if err := r.flush(ctx, false); err != nil {
+		r.log.Warn("cannot tell Redis that this monitor ends", "error", err)
+		return
+	}
+	r.flight = r.assemble([]any{"O"})
+	if err := r.send(ctx, nil); err != nil {
+		r.log.Warn("cannot take the heartbeat away", "error", err)
+	}
+}

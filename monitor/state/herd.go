@@ -1,0 +1,362 @@
+package state
+
+import (
+	"cmp"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Herd is the current state of all units and GPUs. What is told to it
+// becomes Deltas for its sink, with events numbered from 1. Its methods may be
+// called concurrently.
+type Herd struct {
+	now  func() time.Time
+	sink func(Delta)
+
+	mu       sync.Mutex
+	units    map[string]*member
+	counters map[string]*counter // also of units that left: they may come back
+	gpus     []GPU
+	seq      uint64
+	synced   bool // a first Sync was told
+}
+
+type member struct {
+	unit       Unit
+	seen       Observation
+	phase      string
+	invocation string // of the phase
+}
+
+// A counter counts the starts of a unit after the first. systemd's NRestarts
+// counts automatic ones only, and forgets.
+type counter struct {
+	first      string // invocation that this monitor saw first
+	invocation string // the last
+	restarts   uint64
+	automatic  uint32 // NRestarts as last told
+	told       bool   // automatic is known
+	since      uint64 // starts counted after first
+}
+
+// NewHerd returns an empty Herd. sink is called with the Herd locked, so that
+// Deltas come in order: it must not block and must not call the Herd.
+func NewHerd(sink func(Delta), now func() time.Time) *Herd {
+	return &Herd{now: now, sink: sink, units: map[string]*member{}, counters: map[string]*counter{}}
+}
+
+// Observe takes one change of one unit. Units outside the herd, as the last
+// Sync told it, are ignored.
+func (h *Herd) Observe(o Observation) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m, ok := h.units[o.Name]
+	if !ok {
+		return
+	}
+	var d Delta
+	h.step(m, o, false, &d)
+	h.send(d)
+}
+
+// Sync takes the whole herd. Units not in it leave; where a unit is not as it
+// was, the event of its phase is marked as resynced.
+func (h *Herd) Sync(herd []Observation, reason string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var d Delta
+	first := !h.synced
+	h.synced = true
+	present := map[string]bool{}
+	for _, o := range herd {
+		present[o.Name] = true
+		m, ok := h.units[o.Name]
+		if ok {
+			h.step(m, o, true, &d)
+			continue
+		}
+		m = &member{seen: o, phase: phase("", o), invocation: o.InvocationID}
+		h.units[o.Name] = m
+		m.unit = o.Unit()
+		m.unit.Restarts = h.count(o)
+		if !first {
+			// Configuration brought it while we watched: that is news.
+			h.event(m, false, &d)
+		}
+		d.Units = append(d.Units, m.unit)
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.units)) {
+		if !present[name] {
+			delete(h.units, name)
+			d.Gone = append(d.Gone, name)
+		}
+	}
+	h.send(d)
+}
+
+// step brings m to o.
+func (h *Herd) step(m *member, o Observation, resynced bool, d *Delta) {
+	before := m.unit
+	if !resynced { // signals do not carry these
+		o.ControlGroup, o.Slice, o.MemoryMax = m.seen.ControlGroup, m.seen.Slice, m.seen.MemoryMax
+	}
+	m.unit = o.Unit()
+	m.unit.Seq = before.Seq
+	m.unit.Restarts = h.count(o)
+	if o.InvocationID == before.InvocationID && m.unit.PID == before.PID {
+		keep(&m.unit.MemoryBytes, before.MemoryBytes)
+		keep(&m.unit.MemoryPeakBytes, before.MemoryPeakBytes)
+		keep(&m.unit.CPUNS, before.CPUNS)
+	}
+	m.seen = o
+	p := phase(m.phase, o)
+	// A new invocation enters its phase anew, also where the one before it
+	// was in the same. No id means that systemd unloaded the unit.
+	again := o.InvocationID != "" && o.InvocationID != m.invocation
+	switch {
+	case p != m.phase || again:
+		m.phase = p
+		m.invocation = o.InvocationID
+		h.event(m, resynced, d)
+	case m.unit.StatusText != before.StatusText:
+		d.Hints = append(d.Hints, Event{Seq: m.unit.Seq, AtUS: o.ReceivedUS, Type: TypeStatus, Data: &UnitEvent{Unit: m.unit, Event: Status}})
+	}
+	if !reflect.DeepEqual(m.unit, before) {
+		d.Units = append(d.Units, m.unit)
+	}
+}
+
+func keep(to **uint64, old *uint64) {
+	if *to == nil {
+		*to = old
+	}
+}
+
+// event appends the event of m's phase.
+func (h *Herd) event(m *member, resynced bool, d *Delta) {
+	at := int64(m.seen.ChangedUS)
+	if at == 0 {
+		at = m.seen.ReceivedUS
+	}
+	m.unit.Seq = h.next()
+	e := &UnitEvent{Unit: m.unit, Event: m.phase, Resynced: resynced}
+	if e.PID == 0 && (m.phase == Failed || m.phase == Stopped) {
+		e.PID = m.seen.ExecMainPID
+	}
+	d.Events = append(d.Events, Event{Seq: m.unit.Seq, AtUS: at, Type: TypeUnit, Data: e})
+}
+
+// phase returns the phase of a unit that was in the phase before.
+func phase(before string, o Observation) string {
+	switch o.Active {
+	case "activating":
+		if !strings.HasPrefix(o.Sub, "auto-restart") {
+			return Starting
+		}
+		switch {
+		case before == Failed || before == Stopped:
+			return before
+		case o.Result == "success":
+			return Stopped
+		}
+		return Failed // RestartMode=direct passes no failed state
+	case "deactivating":
+		return Stopping
+	case "failed":
+		return Failed
+	case "inactive":
+		return Stopped
+	}
+	return Running // active, reloading, refreshing and what may come
+}
+
+// count notes o's invocation and returns the restarts.
+func (h *Herd) count(o Observation) uint64 {
+	c := h.counters[o.Name]
+	if c == nil {
+		c = &counter{}
+		h.counters[o.Name] = c
+	}
+	switch o.InvocationID {
+	case "", c.invocation:
+	default:
+		if c.invocation == "" {
+			c.first = o.InvocationID
+			c.restarts = uint64(o.NRestarts)
+			if o.Job != 0 && strings.HasPrefix(o.Sub, "auto-restart") && o.NRestarts > 0 {
+				c.restarts-- // counted already, but not started yet
+			}
+		} else {
+			n := uint64(1)
+			if c.told && o.NRestarts > c.automatic+1 { // some were not seen
+				n = uint64(o.NRestarts - c.automatic)
+			}
+			c.restarts += n
+			c.since += n
+			if !c.told {
+				c.restarts = max(c.restarts, uint64(o.NRestarts))
+			}
+		}
+		c.invocation = o.InvocationID
+	}
+	c.automatic, c.told = o.NRestarts, true
+	return c.restarts
+}
+
+// A Seed is what an earlier monitor of this boot had counted.
+type Seed struct {
+	Restarts     uint64
+	InvocationID string
+}
+
+// Seed raises the counters to where an earlier monitor of the same boot had
+// them, and returns by how much each rose: events already made lack it.
+func (h *Herd) Seed(seeds map[string]Seed) map[string]uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	raised := map[string]uint64{}
+	var d Delta
+	for name, s := range seeds {
+		c := h.counters[name]
+		if c == nil || c.invocation == "" {
+			if c == nil {
+				c = &counter{}
+				h.counters[name] = c
+			}
+			// Not started yet in what we know: the next start follows s.
+			c.first, c.invocation, c.restarts = s.InvocationID, s.InvocationID, s.Restarts
+		} else {
+			n := s.Restarts + c.since
+			if s.InvocationID != "" && s.InvocationID != c.first {
+				n++
+			}
+			if n > c.restarts {
+				raised[name] = n - c.restarts
+				c.restarts = n
+			}
+		}
+		if m := h.units[name]; m != nil && m.unit.Restarts != c.restarts {
+			m.unit.Restarts = c.restarts
+			d.Units = append(d.Units, m.unit)
+		}
+	}
+	slices.SortFunc(d.Units, func(a, b Unit) int { return cmp.Compare(a.Name, b.Name) })
+	h.send(d)
+	return raised
+}
+
+// Figures are what a unit uses; nil is not available.
+type Figures struct {
+	Memory, MemoryPeak, MemoryMax, CPUNS *uint64
+}
+
+// Use takes what a unit uses now. It makes no event.
+func (h *Herd) Use(name string, f Figures) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m, ok := h.units[name]
+	if !ok {
+		return
+	}
+	u := m.unit
+	u.MemoryBytes, u.MemoryPeakBytes, u.CPUNS = f.Memory, f.MemoryPeak, f.CPUNS
+	if f.MemoryMax != nil {
+		u.MemoryMaxBytes = f.MemoryMax
+	}
+	if reflect.DeepEqual(u, m.unit) {
+		return
+	}
+	m.unit = u
+	h.send(Delta{Units: []Unit{u}})
+}
+
+// SetGPUs takes the GPUs of the machine.
+func (h *Herd) SetGPUs(gpus []GPU) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if reflect.DeepEqual(gpus, h.gpus) {
+		return
+	}
+	h.gpus = slices.Clone(gpus)
+	h.send(Delta{GPUs: h.gpus, GPUsChanged: true})
+}
+
+// Snapshot sends everything, with an event of type snapshot.
+func (h *Herd) Snapshot(reason string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d := Delta{Reset: true, Units: h.list(), GPUs: h.gpus}
+	d.Events = []Event{{Seq: h.next(), AtUS: h.now().UnixMicro(), Type: TypeSnapshot,
+		Data: &SnapshotEvent{Units: len(d.Units), GPUs: len(d.GPUs), Reason: reason}}}
+	h.send(d)
+}
+
+// Host sends an event of type host.
+func (h *Herd) Host(e HostEvent) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.send(Delta{Events: []Event{{Seq: h.next(), AtUS: h.now().UnixMicro(), Type: TypeHost, Data: &e}}})
+}
+
+// Units returns all units by name.
+func (h *Herd) Units() []Unit {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.list()
+}
+
+// GPUs returns all GPUs by index.
+func (h *Herd) GPUs() []GPU {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.gpus)
+}
+
+// ControlGroups returns the control group of each unit by name.
+func (h *Herd) ControlGroups() map[string]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	groups := make(map[string]string, len(h.units))
+	for name, m := range h.units {
+		groups[name] = m.seen.group()
+	}
+	return groups
+}
+
+// Synced reports whether systemd has told the herd once.
+func (h *Herd) Synced() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.synced
+}
+
+// Seq returns the number of the last event.
+func (h *Herd) Seq() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.seq
+}
+
+func (h *Herd) list() []Unit {
+	units := make([]Unit, 0, len(h.units))
+	for _, m := range h.units {
+		units = append(units, m.unit)
+	}
+	slices.SortFunc(units, func(a, b Unit) int { return cmp.Compare(a.Name, b.Name) })
+	return units
+}
+
+func (h *Herd) next() uint64 {
+	h.seq++
+	return h.seq
+}
+
+func (h *Herd) send(d Delta) {
+	if d.Reset || d.GPUsChanged || len(d.Units)+len(d.Gone)+len(d.Events)+len(d.Hints) > 0 {
+		h.sink(d)
+	}
+}
