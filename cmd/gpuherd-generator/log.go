@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+
+	"gpuherd/generator/unitfile"
+)
+
+// Priorities of syslog(3), as the kernel log takes them in front of a line.
+const (
+	prioError   = 3
+	prioWarning = 4
+	prioInfo    = 6
+)
+
+const (
+	// maxListed is how many problems go to the log: the kernel drops what
+	// exceeds ten lines in five seconds (printk.devkmsg=ratelimit).
+	maxListed = 7
+	// maxMessage keeps a line below the kernel's LOG_LINE_MAX.
+	maxMessage = 900
+)
+
+// A logger writes to stderr, and to the kernel log where systemd is the one
+// that started us: the journal is not up at that time and takes it from there.
+type logger struct {
+	stderr io.Writer
+	kmsg   int // −1: none
+
+	mu sync.Mutex // the timer logs too
+}
+
+func newLogger(stderr io.Writer, bySystemd bool) *logger {
+	l := &logger{stderr: stderr, kmsg: -1}
+	if bySystemd {
+		// Unprivileged containers have none; stderr has to do there.
+		if fd, err := syscall.Open("/dev/kmsg", syscall.O_WRONLY|syscall.O_NOCTTY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0); err == nil {
+			l.kmsg = fd
+		}
+	}
+	return l
+}
+
+func (l *logger) error(format string, args ...any)   { l.log(prioError, format, args...) }
+func (l *logger) warning(format string, args ...any) { l.log(prioWarning, format, args...) }
+func (l *logger) info(format string, args ...any)    { l.log(prioInfo, format, args...) }
+
+func (l *logger) log(prio int, format string, args ...any) {
+	// One message is one line, whatever a file's name contains.
+	msg := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, fmt.Sprintf(format, args...))
+	if len(msg) > maxMessage {
+		msg = strings.ToValidUTF8(msg[:maxMessage], "") + "…"
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintf(l.stderr, "gpuherd-generator: %s\n", msg)
+	if l.kmsg >= 0 {
+		// Nobody is left to tell of a failure.
+		_, _ = syscall.Write(l.kmsg, fmt.Appendf(nil, "<%d>gpuherd-generator[%d]: %s\n", prio, os.Getpid(), msg))
+	}
+}
+
+// problems lists the first ones, errors before warnings, and counts the rest.
+func (l *logger) problems(all unitfile.Problems) {
+	listed := 0
+	for _, warnings := range []bool{false, true} {
+		for _, p := range all {
+			if p.Warning != warnings {
+				continue
+			}
+			if listed == maxListed {
+				l.error("%d more problems: gpuherd verify lists them", len(all)-listed)
+				return
+			}
+			listed++
+			if p.Warning {
+				l.warning("%v", p)
+			} else {
+				l.error("%v", p)
+			}
+		}
+	}
+}
