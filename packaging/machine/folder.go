@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -29,7 +30,10 @@ func newFolder() (*folder, error) {
 			continue
 		}
 		if f, err := lockFolder(path); err == nil {
-			_ = f.remove() // another's rubbish: the next one tries again
+			cgroups, _ := os.ReadFile(filepath.Join(path, "cgroups")) // containers have it
+			// Another's rubbish: where it resists, the next one tries again.
+			_ = removeCgroups(strings.Fields(string(cgroups)))
+			_ = f.remove()
 		}
 	}
 	path, err := os.MkdirTemp("", folderPrefix)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -118,6 +119,22 @@ func (r recipe) customise(tree string) error {
 	}
 	if err := os.Symlink("/usr/lib/systemd/system/multi-user.target", filepath.Join(units, "default.target")); err != nil {
 		return err
+	}
+	generators, err := os.ReadDir(filepath.Join(tree, "usr/lib/systemd/system-generators"))
+	if err != nil {
+		return err
+	}
+	off := filepath.Join(tree, "etc/systemd/system-generators")
+	if err := os.MkdirAll(off, 0o755); err != nil {
+		return err
+	}
+	for _, generator := range generators {
+		if slices.Contains(r.Generators, generator.Name()) {
+			continue
+		}
+		if err := os.Symlink("/dev/null", filepath.Join(off, generator.Name())); err != nil {
+			return err
+		}
 	}
 	stage := filepath.Join(tree, stagePath)
 	if err := os.MkdirAll(filepath.Dir(stage), 0o755); err != nil {

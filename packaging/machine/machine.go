@@ -28,8 +28,8 @@ type Machine struct {
 	folder  *folder
 	control *control
 	console *console
-	process *process // nil on the host backend
-	release func()   // gives back what the machine held
+	process *process     // nil on the host backend
+	release func() error // gives back what the machine held; nil: nothing
 	closed  sync.Once
 }
 
@@ -52,7 +52,7 @@ func Boot(ctx context.Context, config Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{config: config, console: newConsole(), release: func() {}}
+	m := &Machine{config: config, console: newConsole()}
 	if err := m.prepare(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot prepare a machine: %w", err), m.Close())
 	}
@@ -67,7 +67,9 @@ func Boot(ctx context.Context, config Config) (*Machine, error) {
 		return nil, errors.Join(fmt.Errorf("cannot start a machine: %w", err), m.Close())
 	}
 	if err := m.waitForBoot(ctx); err != nil {
-		m.Report(config.Log)
+		if !errors.Is(ctx.Err(), context.Canceled) { // else nothing is wrong with it
+			m.Report(config.Log)
+		}
 		return nil, errors.Join(fmt.Errorf("cannot boot %s on %s: %w", config.Suite, config.Backend, err), m.Close())
 	}
 	m.BootTime = time.Since(start)
@@ -112,7 +114,7 @@ func (m *Machine) prepare() error {
 	}{
 		{filepath.Join(shared, "agent"), guestFile("agent"), 0o755},
 		{filepath.Join(shared, "boot"), guestFile("boot"), 0o644},
-		{filepath.Join(shared, "trees"), []byte(strings.Join(trees, "\n") + "\n"), 0o644},
+		{filepath.Join(shared, "trees"), []byte(lines(trees)), 0o644},
 		{filepath.Join(shared, "share-folder"), []byte(m.Share + "\n"), 0o644},
 		{filepath.Join(units, "machine-agent.service"), guestFile("machine-agent.service"), 0o644},
 		{filepath.Join(base, "etc/hostname"), []byte(m.config.Hostname + "\n"), 0o644},
@@ -133,6 +135,15 @@ func (m *Machine) prepare() error {
 		}
 	}
 	return os.Symlink("../machine-agent.service", filepath.Join(units, "sysinit.target.wants/machine-agent.service"))
+}
+
+// lines is the list as the scripts read it.
+func lines(list []string) string {
+	var text strings.Builder
+	for _, line := range list {
+		text.WriteString(line + "\n")
+	}
+	return text.String()
 }
 
 // shared is the folder that the machine sees as /run/machine.
@@ -257,17 +268,17 @@ func (m *Machine) Report(w io.Writer) {
 // Close ends the machine at once and deletes all that it wrote. Closing twice
 // is no error.
 func (m *Machine) Close() error {
-	var err error
+	var errs []error
 	m.closed.Do(func() {
 		if m.process != nil {
 			m.process.kill()
 		}
 		if m.release != nil {
-			m.release()
+			errs = append(errs, m.release())
 		}
 		if m.folder != nil {
-			err = m.folder.remove()
+			errs = append(errs, m.folder.remove())
 		}
 	})
-	return err
+	return errors.Join(errs...)
 }

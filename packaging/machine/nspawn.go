@@ -10,13 +10,18 @@ import (
 
 // nspawnScript is the first process of a container's namespaces on the host:
 // its mounts are seen by it alone and end with it. What the container writes
-// goes to memory. Arguments: the image's tree, the machine's folder, then
+// goes to memory, and it is in cgroups of its own. Arguments: the image's tree, the machine's folder, then
 // systemd-nspawn with its arguments.
 const nspawnScript = `
 set -e
 tree=$1 folder=$2
 shift 2
+while read -r cgroup; do
+	echo 0 >"$cgroup/cgroup.procs"
+done <"$folder/cgroups"
 mount --make-rprivate /
+mkdir -p /run/systemd
+mount -t tmpfs -o mode=0755 tmpfs /run/systemd # systemd-nspawn would leave folders there
 mount -t proc -o nosuid,noexec,nodev proc /proc
 mkdir "$folder/layers" "$folder/root"
 mount -t tmpfs -o mode=0755 tmpfs "$folder/layers"
@@ -36,10 +41,23 @@ func (m *Machine) startNspawn(image Image) error {
 	if err != nil {
 		return fmt.Errorf("no systemd-nspawn: %w: see packaging/machine/install-dependencies", err)
 	}
+	cgroups, err := newCgroups(filepath.Base(m.folder.path))
+	if err != nil {
+		return err
+	}
+	m.release = func() error { return removeCgroups(cgroups) }
+	if err := os.WriteFile(filepath.Join(m.folder.path, "cgroups"), []byte(lines(cgroups)), 0o600); err != nil {
+		return err
+	}
 	args := []string{"-c", nspawnScript, "sh", image.Tree, m.folder.path, nspawn}
 	args = append(args, nspawnArguments(m.config, m.folder.path, m.Share)...)
 	cmd := exec.Command("/bin/sh", args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = []string{
+		"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+		// cgroup v2 alone, even if the host has v1 beside it: systemd 257
+		// wants nothing else, and nothing else is what gpuherd will find.
+		"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1",
+	}
 	cmd.Stdout, cmd.Stderr = m.console, m.console
 	m.process, err = startProcess(cmd, syscall.CLONE_NEWNS, nil)
 	return err
@@ -52,7 +70,7 @@ func nspawnArguments(config Config, folder, share string) []string {
 		"--boot", "--register=no", "--keep-unit", "--console=read-only",
 		// The host is asked for nothing: neither its network nor its files.
 		"--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
-		"--hostname=" + config.Hostname,
+		"--machine=" + filepath.Base(folder), "--hostname=" + config.Hostname,
 		"--bind=" + filepath.Join(folder, "shared") + ":/run/machine",
 		"--bind=" + share + ":" + SharePath,
 	}

@@ -44,6 +44,7 @@ var masked = []string{
 	"systemd-ask-password-console.path", "systemd-ask-password-wall.path", "systemd-hostnamed.socket",
 	// Hardware, file systems and network that are not there.
 	"systemd-udev-trigger.service", "systemd-udev-load-credentials.service",
+	"systemd-tmpfiles-setup-dev.service", "systemd-tmpfiles-setup-dev-early.service", "run-lock.mount",
 	"systemd-modules-load.service", "modprobe@.service", "systemd-remount-fs.service",
 	"systemd-binfmt.service", "systemd-sysctl.service", "proc-sys-fs-binfmt_misc.automount",
 	"sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount",
@@ -56,6 +57,11 @@ var masked = []string{
 	"remote-fs.target",
 }
 
+// keptGenerators are those of systemd's own generators that run; each costs
+// the boot, and every reload, about 0.1 s under UML. The rest look for disks,
+// consoles and init scripts that are not there.
+var keptGenerators = []string{"systemd-fstab-generator"}
+
 // recipe is everything that shapes an image.
 type recipe struct {
 	Format       int // raised when the code that makes an image changes what it makes
@@ -63,6 +69,7 @@ type recipe struct {
 	Architecture string
 	Packages     []string
 	Masked       []string
+	Generators   []string // kept
 	Stage        string
 	DiskBytes    int64
 }
@@ -74,6 +81,7 @@ func newRecipe(suite Suite) recipe {
 		Architecture: runtime.GOARCH,
 		Packages:     packages,
 		Masked:       masked,
+		Generators:   keptGenerators,
 		Stage:        string(guestFile("stage")),
 		DiskBytes:    2 << 30, // sparse
 	}

@@ -32,7 +32,7 @@ func (m *Machine) startUML(image Image) error {
 	if err != nil {
 		return err
 	}
-	cpu, release, err := takeCPU()
+	cpu, release, err := takeCPU(m.config.CacheDir)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func memoryFolder(bytes int64) (string, error) {
 // to if there is one. The machine's kernel and the processes that it traces
 // only ever run by turns; on one CPU a turn costs a context switch, on two it
 // costs waking the other, which made boots 2 to 5 times as long.
-func takeCPU() (cpu int, release func(), err error) {
+func takeCPU(lockDir string) (cpu int, release func() error, err error) {
 	var allowed unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
 		return 0, nil, fmt.Errorf("cannot read the CPU affinity: %w", err)
@@ -108,15 +108,15 @@ func takeCPU() (cpu int, release func(), err error) {
 	}
 	// From the last on, as interrupts and their like gather on the first.
 	for i := len(cpus) - 1; i >= 0; i-- {
-		path := filepath.Join(os.TempDir(), fmt.Sprintf("%scpu%d.lock", folderPrefix, cpus[i]))
-		lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		path := filepath.Join(lockDir, fmt.Sprintf("cpu%d.lock", cpus[i]))
+		lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 		if err != nil {
 			return 0, nil, fmt.Errorf("cannot take a CPU: %w", err)
 		}
 		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
-			return cpus[i], func() { _ = lock.Close() }, nil
+			return cpus[i], lock.Close, nil
 		}
 		_ = lock.Close()
 	}
-	return cpus[os.Getpid()%len(cpus)], func() {}, nil
+	return cpus[os.Getpid()%len(cpus)], func() error { return nil }, nil
 }

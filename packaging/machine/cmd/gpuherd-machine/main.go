@@ -39,6 +39,7 @@ const (
 )
 
 func main() {
+	// Ended by a signal, it ends its machine first.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:]))
@@ -134,7 +135,7 @@ func runCommand(ctx context.Context, config machine.Config, timeout time.Duratio
 			}
 		}()
 		status, err = m.Run(ctx, argv, os.Stdout, os.Stderr)
-		if err != nil {
+		if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 			m.Report(os.Stderr)
 		}
 	}
