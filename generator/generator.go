@@ -81,13 +81,20 @@ func (r *Result) decide(kind, subject, verdict, format string, args ...any) {
 // find fills in the real GPUs. NVML is the best witness, but it can be asked
 // only once a boot is under way, so its word comes by the inventory.
 func (r *Result) find(o Options) {
-	r.Source = gpu.SourcePCI
-	r.Found, r.Findings = gpu.Detect(o.Root)
-	if r.Container && len(r.Found) > 0 {
-		r.Found, r.Findings = gpu.Openable(o.Root, r.Found, r.Findings)
-	}
+	var inv *gpu.Inventory
 	if !o.IgnoreInventory {
-		r.inventory(o.Root)
+		inv = r.inventory(o.Root)
+	}
+	if inv != nil {
+		r.Source = gpu.SourceInventory
+		_, r.Findings = gpu.Scan(o.Root)
+		r.trust(inv)
+	} else {
+		r.Source = gpu.SourcePCI
+		r.Found, r.Findings = gpu.Detect(o.Root)
+		if r.Container && len(r.Found) > 0 {
+			r.Found, r.Findings = gpu.Openable(o.Root, r.Found, r.Findings)
+		}
 	}
 	for _, f := range r.Findings {
 		verdict := plan.Skipped
@@ -97,33 +104,35 @@ func (r *Result) find(o Options) {
 		r.decide(plan.KindGPU, f.PCI, verdict, "%s", f.Reason)
 	}
 	if len(r.Findings) == 0 && len(r.Found) == 0 {
-		r.decide(plan.KindMachine, "GPUs", plan.Noted, "no display device is on a PCI bus in %s", "/sys")
+		r.decide(plan.KindMachine, "GPUs", plan.Noted, "no display device is on a PCI bus in /sys")
 	}
 }
 
-// inventory lets the inventory of this boot replace what PCI shows. One that
-// NVML did not answer for knows no more than PCI does.
-func (r *Result) inventory(root string) {
+// inventory returns the inventory of this boot, or nil. One that NVML did not
+// answer for knows no more than PCI does.
+func (r *Result) inventory(root string) *gpu.Inventory {
 	const subject = "/" + gpu.InventoryPath
 	inv, err := gpu.ReadInventory(root)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		r.decide(plan.KindMachine, subject, plan.Noted, "not there: gpuherd-setup has not run in this boot, so PCI decides")
-		return
 	case errors.Is(err, gpu.ErrStale):
 		r.decide(plan.KindMachine, subject, plan.Skipped, "of an earlier boot, so PCI decides")
-		return
 	case err != nil:
 		r.decide(plan.KindMachine, subject, plan.Skipped, "%v, so PCI decides", err)
-		return
 	case inv.Source != gpu.SourceNVML:
 		r.decide(plan.KindMachine, subject, plan.Skipped, "of this boot, but NVML did not answer for it (%s), so PCI decides", inv.Source)
-		return
+	default:
+		r.decide(plan.KindMachine, subject, plan.Used, "of this boot, by NVML with driver %s", inv.DriverVersion)
+		return inv
 	}
-	r.Source = gpu.SourceInventory
-	r.decide(plan.KindMachine, subject, plan.Used, "of this boot, by NVML with driver %s", inv.DriverVersion)
+	return nil
+}
+
+// trust takes the GPUs from the inventory and says what it thinks of those on
+// the PCI bus.
+func (r *Result) trust(inv *gpu.Inventory) {
 	inInventory := map[string]gpu.GPU{}
-	r.Found = nil
 	for _, g := range inv.GPUs {
 		if g.Simulated {
 			continue // the configuration says which there are, now

@@ -100,20 +100,32 @@ func (c *Config) Origin(setting string) string {
 	return builtIn
 }
 
-// Variable returns the first of names that Environ sets, its value, and where
-// it was set.
-func (c *Config) Variable(names ...string) (value, origin string, ok bool) {
-	for _, name := range names {
-		value, ok := c.Environ[name]
-		if !ok {
-			continue
-		}
-		if p, ok := c.parameters[name]; ok {
-			return value, p + " on the kernel command line", true
-		}
-		return value, name + " of PID 1's environment", true
+// An Assignment is a variable of Environ and where it was set.
+type Assignment struct {
+	Name  string // as in Environ
+	Value string
+	File  string // for a Problem: "PID 1's environment" or "kernel command line"
+	Key   string // what it is called there: "gpuherd.enable_foo" or the name
+}
+
+// Origin says where it was set, as in Config.Origins.
+func (a Assignment) Origin() string {
+	if a.File == parameterName {
+		return a.Key + " on the " + a.File
 	}
-	return "", "", false
+	return a.Key + " of " + a.File
+}
+
+// Variable returns a variable of Environ; ok is false where it is not set.
+func (c *Config) Variable(name string) (a Assignment, ok bool) {
+	value, ok := c.Environ[name]
+	if !ok {
+		return Assignment{}, false
+	}
+	if p, ok := c.parameters[name]; ok {
+		return Assignment{Name: name, Value: value, File: parameterName, Key: p}, true
+	}
+	return Assignment{Name: name, Value: value, File: environName, Key: name}, true
 }
 
 // A Setting describes one key of gpuherd.conf.

@@ -22,20 +22,17 @@ func (l *loader) environ(environ []string) {
 		}
 	}
 	l.commandLine(isContainer(l.root, env))
-	l.variables(c.Environ, func(v string) (string, string) {
-		p := c.parameters[v]
-		return p + " on the kernel command line", parameterName
-	}, c.parameters)
-	l.variables(env, func(v string) (string, string) { return v + " of " + environName, environName }, nil)
+	l.variables(c.Environ, parameterName, c.parameters)
+	l.variables(env, environName, nil)
 	for name, value := range env {
 		c.Environ[name] = value
 		delete(c.parameters, name)
 	}
 }
 
-// variables applies the settings that env holds. names says what a variable is
-// called where it was set; nil: by its own name.
-func (l *loader) variables(env map[string]string, origin func(string) (origin, file string), names map[string]string) {
+// variables applies the settings that env, read from file, holds. names says
+// what a variable is called there; nil: by its own name.
+func (l *loader) variables(env map[string]string, file string, names map[string]string) {
 	for i := range settings {
 		s := &settings[i]
 		var winner string
@@ -44,15 +41,14 @@ func (l *loader) variables(env map[string]string, origin func(string) (origin, f
 			if !ok {
 				continue
 			}
-			key := name
+			a := Assignment{Name: name, Value: value, File: file, Key: name}
 			if names != nil {
-				key = names[name]
+				a.Key = names[name]
 			}
-			from, file := origin(name)
 			if winner != "" {
 				if value != env[winner] {
 					l.problem(&unitfile.Problem{
-						File: file, Key: key, Warning: true,
+						File: file, Key: a.Key, Warning: true,
 						Msg: fmt.Sprintf("differs from %s, which is used", winner),
 					})
 				}
@@ -63,11 +59,11 @@ func (l *loader) variables(env map[string]string, origin func(string) (origin, f
 				set = s.setVariable
 			}
 			if err := set(l.config, value); err != nil {
-				l.problem(&unitfile.Problem{File: file, Key: key, Msg: err.Error(), Fix: l.stays(s)})
+				l.problem(&unitfile.Problem{File: file, Key: a.Key, Msg: err.Error(), Fix: l.stays(s)})
 				continue
 			}
 			winner = name
-			l.config.Origins[s.name()] = from
+			l.config.Origins[s.name()] = a.Origin()
 		}
 	}
 }

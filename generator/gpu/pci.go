@@ -34,6 +34,15 @@ const (
 // healthy machine: the position. The findings say for each display device why
 // it is used or not.
 func Detect(root string) ([]GPU, []Finding) {
+	return scan(root, driverKnows(root))
+}
+
+// Scan is Detect without asking the driver, which can wake a sleeping GPU.
+func Scan(root string) ([]GPU, []Finding) {
+	return scan(root, nil)
+}
+
+func scan(root string, known map[string]bool) ([]GPU, []Finding) {
 	entries, err := os.ReadDir(filepath.Join(root, sysDevices))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -52,7 +61,6 @@ func Detect(root string) ([]GPU, []Finding) {
 	var (
 		gpus     []GPU
 		findings []Finding
-		known    = driverKnows(root)
 	)
 	for _, a := range addresses {
 		dir := filepath.Join(root, sysDevices, a.name)
@@ -165,21 +173,20 @@ func (g *GPU) refine(root string) (excluded bool) {
 	return excluded
 }
 
-// Openable keeps the GPUs whose device node below root/dev can be opened: in a
+// Openable keeps the GPUs whose device node below root/dev may be opened: in a
 // container the PCI bus shows every GPU of the host, and the nodes show which
-// were given to it. Nodes that no GPU has yet a known minor for count as
-// absent. Indices are given anew.
+// were given to it. It opens none, since that would initialise the GPU and can
+// take seconds; access(2) asks the container's device rules all the same.
+// Indices are given anew.
 func Openable(root string, gpus []GPU, findings []Finding) ([]GPU, []Finding) {
+	const readWrite = 0x4 | 0x2 // R_OK and W_OK
 	var kept []GPU
 	for _, g := range gpus {
 		node := filepath.Join(root, "dev", "nvidia"+strconv.Itoa(g.Minor))
-		// Without O_NONBLOCK a FIFO in its place would hang the boot.
-		fd, err := syscall.Open(node, syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC|syscall.O_NOCTTY, 0)
-		if err != nil {
+		if err := syscall.Access(node, readWrite); err != nil {
 			setFinding(findings, g.PCI, false, fmt.Sprintf("/dev/nvidia%d cannot be opened in this container: %v", g.Minor, err))
 			continue
 		}
-		syscall.Close(fd)
 		g.Index = len(kept)
 		setFinding(findings, g.PCI, true, fmt.Sprintf("usable NVIDIA GPU %d in PCI bus order, given to this container", g.Index))
 		kept = append(kept, g)

@@ -118,6 +118,9 @@ func (m *maker) dropIn(c *choice, d device, in service.Instance) (why []string, 
 		isolate(f, d)
 	}
 	why = m.numa(f, c, d.gpu)
+	if d.gpu.MIGMode && d.mig == nil {
+		why = append(why, "the GPU is in MIG mode: programs see one of its MIG devices, Per=mig runs on each")
+	}
 	return why, m.file(c, c.InstanceUnit(in)+".d/50-gpu.conf", f)
 }
 

@@ -65,7 +65,7 @@ func (m *maker) choose(s *service.Service) (*choice, bool) {
 		return nil, false
 	}
 	c := &choice{Service: s, instances: s.Instances}
-	on, why := s.Enabled, "Enabled= is yes where nothing says otherwise"
+	on, why := s.Enabled, "nothing switches it off"
 	if e, ok := enabledEntry(s); ok {
 		why = fmt.Sprintf("Enabled=%s in %s", yesNo(s.Enabled), e)
 	}
@@ -112,22 +112,22 @@ func (m *maker) choose(s *service.Service) (*choice, bool) {
 func (m *maker) enabledVariable(s *service.Service, on bool, why string) (bool, string) {
 	decided := ""
 	for _, name := range s.EnabledVariables {
-		value, origin, ok := m.Config.Variable(name)
+		a, ok := m.Config.Variable(name)
 		if !ok {
 			continue
 		}
-		b, err := unitfile.ParseBool(value)
+		b, err := unitfile.ParseBool(a.Value)
 		if err != nil {
-			m.problem(&unitfile.Problem{File: origin, Key: name, Msg: err.Error(), Fix: "write true or false; " + s.Name + " stays " + onOff(on)})
+			m.problem(&unitfile.Problem{File: a.File, Key: a.Key, Msg: err.Error(), Fix: "write true or false; " + s.Name + " stays " + onOff(on)})
 			continue
 		}
 		if decided != "" {
 			if b != on {
-				m.problem(&unitfile.Problem{File: origin, Key: name, Warning: true, Msg: "contradicts " + decided + ", which is used"})
+				m.problem(&unitfile.Problem{File: a.File, Key: a.Key, Warning: true, Msg: "contradicts " + decided + ", which is used"})
 			}
 			continue
 		}
-		on, why, decided = b, origin+" is "+value, name
+		on, why, decided = b, a.Key+"="+a.Value+" in "+a.File, a.Key
 	}
 	return on, why
 }
@@ -171,35 +171,33 @@ func (m *maker) emit(c *choice) {
 		}
 		return
 	}
-	type member struct {
-		device device
-		why    string
-	}
-	var members []member
-	for _, d := range m.devices(c) {
-		if why, ok := takes(c.Service, d.gpu, d.mig); !ok {
+	devices := m.devices(c)
+	if !slices.ContainsFunc(devices, func(d device) bool { _, ok := takes(c.Service, d.gpu, d.mig); return ok }) {
+		for _, d := range devices {
+			why, _ := takes(c.Service, d.gpu, d.mig)
 			m.decide(KindUnit, c.InstanceUnit(d.instance(1)), NotGenerated, "%s", why)
-		} else {
-			members = append(members, member{d, why})
 		}
-	}
-	if len(members) == 0 {
 		m.decide(KindUnit, unit, NotGenerated, "%s", m.noDevice(c))
 		return
 	}
 	if !m.template(c) {
 		return
 	}
-	for _, member := range members {
+	for _, d := range devices {
+		reason, ok := takes(c.Service, d.gpu, d.mig)
+		if !ok {
+			m.decide(KindUnit, c.InstanceUnit(d.instance(1)), NotGenerated, "%s", reason)
+			continue
+		}
 		for n := 1; n <= c.instances; n++ {
-			in := member.device.instance(n)
+			in := d.instance(n)
 			name := c.InstanceUnit(in)
-			why, bound := m.dropIn(c, member.device, in)
-			if !bound {
+			why, ok := m.dropIn(c, d, in)
+			if !ok {
 				continue
 			}
 			m.want(c, name, unit, &in)
-			m.decide(KindUnit, name, Generated, "%s", strings.Join(append([]string{member.why}, why...), "; "))
+			m.decide(KindUnit, name, Generated, "%s", strings.Join(append([]string{reason}, why...), "; "))
 		}
 	}
 }
