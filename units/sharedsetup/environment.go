@@ -90,15 +90,11 @@ func deviceEnvironment(g gpu.GPU, uuid, model string, memory uint64) map[string]
 // that may hold a password is never among them, and WORKER_ID is a different
 // one in each worker.
 func (s *Setup) writeEnvironment(c *config.Config) error {
-	if err := s.makeDir(runDir, 0o755); err != nil {
-		return err
-	}
 	env := map[string]string{}
 	secret := secretVariables()
 	for _, name := range c.Pass {
 		if secret[name] {
-			s.Log.Warn("[Environment] Pass=" + name + " is not passed on: it may hold a password, which reaches gpuherd's programs as a credential")
-			continue
+			continue // package config has refused it, with the place
 		}
 		if v, ok := c.Environ[name]; ok {
 			env[name] = v

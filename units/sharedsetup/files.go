@@ -2,11 +2,15 @@ package sharedsetup
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
+	"syscall"
+	"time"
 
 	"github.com/google/renameio/v2"
 
@@ -46,6 +50,37 @@ func (s *Setup) makeDir(name string, mode fs.FileMode) error {
 	return nil
 }
 
+// lock keeps two runs from working on the same files, as at boot and by an
+// operator's hand. It lasts until unlock or the end of the process.
+func (s *Setup) lock(ctx context.Context) (unlock func(), err error) {
+	if err := s.makeDir(runDir, 0o755); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(s.path(runDir))
+	if err != nil {
+		return nil, err
+	}
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { dir.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			dir.Close()
+			return nil, fmt.Errorf("cannot lock %s: %w", runDir, err)
+		}
+		s.status("waiting for another gpuherd-setup to end")
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			dir.Close()
+			return nil, errors.New("stopped while another gpuherd-setup was at work")
+		}
+	}
+}
+
 // writeFile puts data into the file atomically with exactly that mode, and
 // touches nothing where the file is so already.
 func (s *Setup) writeFile(name string, data []byte, mode fs.FileMode) error {
@@ -55,9 +90,16 @@ func (s *Setup) writeFile(name string, data []byte, mode fs.FileMode) error {
 			return nil
 		}
 	}
-	// Static permissions: neither the umask nor the old file's mode count, and the
-	// temporary file, in the same folder, has the final mode from the start.
-	if err := renameio.WriteFile(path, data, mode, renameio.WithStaticPermissions(mode), renameio.WithTempDir(filepath.Dir(path))); err != nil {
+	// Not renameio.WriteFile, which keeps the mode of a file that is there:
+	// a secret must not stay readable.
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(mode), renameio.WithStaticPermissions(mode))
+	if err == nil {
+		defer f.Cleanup() //nolint:errcheck // nothing to clean up where it went well
+		if _, err = f.Write(data); err == nil {
+			err = f.CloseAtomicallyReplace()
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", name, err)
 	}
 	return nil
@@ -65,9 +107,6 @@ func (s *Setup) writeFile(name string, data []byte, mode fs.FileMode) error {
 
 // writeInventory writes the inventory unless this boot's says the same.
 func (s *Setup) writeInventory(inv *gpu.Inventory) error {
-	if err := s.makeDir(runDir, 0o755); err != nil {
-		return err
-	}
 	if old, err := gpu.ReadInventory(s.Root); err == nil && reflect.DeepEqual(normal(*old), normal(*inv)) {
 		return nil
 	}

@@ -39,11 +39,8 @@ func (s *Setup) runHooks(ctx context.Context, bootID string, c *config.Config, g
 		return 0, nil
 	}
 	fail := func(name string, err error) {
-		s.Log.Error("cannot run "+hookDir+"/"+name, "error", err)
+		s.Log.Error(hookDir+": "+name+" failed", "error", err)
 		failed = append(failed, fmt.Sprintf("%s (%v)", name, err))
-	}
-	if err == nil {
-		err = s.makeDir(stampDir, 0o755)
 	}
 	if err == nil {
 		var info fs.FileInfo
@@ -51,8 +48,11 @@ func (s *Setup) runHooks(ctx context.Context, bootID string, c *config.Config, g
 			err = trusted(info)
 		}
 	}
+	if err == nil {
+		err = s.makeDir(stampDir, 0o755)
+	}
 	if err != nil {
-		fail("", err)
+		fail("all", err)
 		return 0, failed
 	}
 	for _, e := range entries {
@@ -137,7 +137,7 @@ func (s *Setup) runHook(ctx context.Context, name string, env []string) error {
 	// Its children are to end with it, so all are one process group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = killDelay
+	cmd.WaitDelay = s.killDelay
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		if cmd.Process != nil {

@@ -45,6 +45,8 @@ type Setup struct {
 
 	NVMLTimeout time.Duration // 0: 60 s
 	HookTimeout time.Duration // for each executable; 0: 5 min
+
+	killDelay time.Duration // between SIGTERM and SIGKILL; 0: 5 s
 }
 
 // Run does everything once. The error holds each thing that could not be
@@ -56,6 +58,15 @@ func (s *Setup) Run(ctx context.Context) error {
 	if s.HookTimeout == 0 {
 		s.HookTimeout = hookTimeout
 	}
+	if s.killDelay == 0 {
+		s.killDelay = killDelay
+	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		s.status("failed: %v", err)
+		return err
+	}
+	defer unlock()
 	r := generator.Compute(generator.Options{Root: s.Root, Environ: s.Environ, IgnoreInventory: true})
 	for _, p := range r.Problems {
 		level := slog.LevelError
@@ -93,15 +104,15 @@ func (s *Setup) Run(ctx context.Context) error {
 			}
 		}
 	}
-	used := append([]gpu.GPU(nil), inv.GPUs[:min(len(r.GPUs), len(inv.GPUs))]...)
-	if simulated := r.GPUs[len(used):]; len(simulated) > 0 {
+	// The inventory has every GPU, used or not, so that a higher Count= needs
+	// no new setup. Simulated ones come last, made afresh: their minors keep
+	// clear of those NVML told.
+	used := len(r.GPUs)
+	if used > len(inv.GPUs) {
 		if len(inv.GPUs) == 0 {
 			inv.Source = gpu.SourceSimulation
 		}
-		used = append(used, simulated...)
-		// The inventory has every GPU, used or not, so that a higher
-		// Count= needs no new setup.
-		inv.GPUs = append(inv.GPUs, simulated...)
+		inv.GPUs = gpu.Fill(inv.GPUs, used)
 	}
 
 	errs = append(errs,
@@ -111,12 +122,12 @@ func (s *Setup) Run(ctx context.Context) error {
 		s.writeCredential(r.Config),
 		s.makeShared(),
 	)
-	ran, failed := s.runHooks(ctx, bootID, r.Config, len(used))
+	ran, failed := s.runHooks(ctx, bootID, r.Config, used)
 	if err := errors.Join(errs...); err != nil {
 		s.status("failed: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 		return err
 	}
-	s.status("%s", summary(&inv, len(used), faults, r.Problems.Failed(), ran, failed))
+	s.status("%s", summary(&inv, used, faults, r.Problems.Failed(), ran, failed))
 	if ctx.Err() != nil {
 		return errors.New("stopped before it was done")
 	}
@@ -156,7 +167,7 @@ func summary(inv *gpu.Inventory, used, faults int, badConfig bool, ran int, fail
 	parts := []string{count(used, "GPU")}
 	switch inv.Source {
 	case gpu.SourceNVML:
-		parts[0] += ", driver " + inv.DriverVersion
+		parts[0] += ", NVIDIA driver " + inv.DriverVersion
 	case gpu.SourceSimulation:
 		parts[0] += ", simulated"
 	}
