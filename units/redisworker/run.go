@@ -1,0 +1,213 @@
+package redisworker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"gpuherd/units/queue"
+	"gpuherd/units/redisclient"
+)
+
+var errDrain = errors.New("there is no time left to finish it")
+
+// job runs a claimed job and tells Redis what became of it. An error says that
+// no job can be run.
+func (w *Worker) job(ctx context.Context, c *queue.Claim) error {
+	a := Attempt{ID: c.ID, Payload: c.Payload, Number: c.Attempt, MaxAttempts: c.MaxAttempts, Timeout: c.Timeout, Trace: c.Trace}
+	if a.Timeout == 0 {
+		a.Timeout = w.JobTimeout
+	}
+	w.Log.Info("job begins", "job", c.ID, "attempt", c.Attempt)
+	begin := time.Now()
+
+	run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	l := lease{claim: c, log: w, every: w.Queue.Lease() / 6, lost: make(chan struct{})}
+	keep, release := context.WithCancel(run)
+	defer release()
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		l.keep(keep)
+	}()
+	done := make(chan Outcome, 1)
+	go func() { done <- w.Executor.Run(run, a, func(p string) { l.progress.Store(&p) }) }()
+
+	o := w.attend(ctx, c, &l, done, cancel)
+	// What follows is fenced by itself, and a renewal after it would find the
+	// lease gone.
+	release()
+	<-kept
+	err := w.end(ctx, c, o, time.Since(begin))
+	w.say("idle")
+	return err
+}
+
+// attend waits for the job to end, and makes it end where it must.
+func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-chan Outcome, cancel context.CancelCauseFunc) Outcome {
+	drain, lost, now := w.drain, l.lost, ctx.Done()
+	var timeout <-chan time.Time
+	if w.stopped(ctx) {
+		drain = nil
+		timeout = time.After(time.Until(w.deadline))
+	}
+	describe := func() { w.say(jobStatus(c, l, !w.deadline.IsZero())) }
+	describe()
+	for {
+		select {
+		case o := <-done:
+			return o
+		case <-w.tick.C:
+			w.beat()
+			describe()
+		case <-lost:
+			lost = nil
+			w.Log.Warn("lease is lost, the job is ended", "job", c.ID, "attempt", c.Attempt)
+			cancel(ErrNow)
+		case <-drain:
+			drain = nil
+			w.stopping()
+			w.Log.Info("draining: the job may go on", "job", c.ID, "for", w.DrainTimeout)
+			timeout = time.After(time.Until(w.deadline))
+			describe()
+		case <-timeout:
+			timeout = nil
+			w.Log.Warn("drain is over, the job is ended", "job", c.ID, "attempt", c.Attempt)
+			cancel(errDrain)
+		case <-now:
+			now = nil
+			w.stopping()
+			cancel(ErrNow)
+		}
+	}
+}
+
+// end settles a claim according to its outcome.
+func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.Duration) error {
+	w.Log.Info("job ended", "job", c.ID, "attempt", c.Attempt, "verdict", o.Verdict, "took", took.Round(time.Millisecond), "error", o.Error)
+	if o.Leftover {
+		w.Log.Error("processes of the job do not end", "job", c.ID)
+	}
+	switch o.Verdict {
+	case Succeeded:
+		w.settle(ctx, c, "finished", func(ctx context.Context) error { return c.Finish(ctx, o.Result) })
+	case Stopped:
+		if o.Leftover {
+			// It may still be at work: nobody else is to begin before the
+			// lease has run out.
+			return nil
+		}
+		w.settle(ctx, c, "handed back", c.Release)
+	case Unable:
+		w.settle(ctx, c, "handed back", c.Release)
+		return fmt.Errorf("cannot run jobs: %s", o.Error)
+	default:
+		what := "failed"
+		f := queue.Failure{Error: o.Error, Stderr: o.Stderr, Permanent: o.Verdict == Permanent}
+		w.settle(ctx, c, what, func(ctx context.Context) error {
+			dead, err := c.Fail(ctx, f)
+			if dead && err == nil {
+				w.Log.Warn("job is dead", "job", c.ID, "attempts", c.Attempt, "error", o.Error)
+			}
+			return err
+		})
+	}
+	return nil
+}
+
+// A lease is kept by a goroutine of its own, apart from the job's process.
+type lease struct {
+	claim    *queue.Claim
+	log      *Worker
+	every    time.Duration
+	progress atomic.Pointer[string] // the job's latest
+	away     atomic.Bool            // Redis did not answer the last renewal
+	lost     chan struct{}          // closed when the lease is another's
+}
+
+// keep renews until ctx is done or the lease is lost. Redis may be away for
+// longer than the lease: it is for Redis to say then whose it is.
+func (l *lease) keep(ctx context.Context) {
+	backoff := redisclient.Backoff{Min: l.every / 20, Max: l.every}
+	wait, told := l.every, ""
+	for {
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		progress := ""
+		if p := l.progress.Load(); p != nil && *p != told {
+			progress = *p
+		}
+		renew, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := l.claim.Renew(renew, progress)
+		cancel()
+		switch {
+		case err == nil:
+			if l.away.Swap(false) {
+				l.log.Log.Info("Redis answers, the lease still holds", "job", l.claim.ID)
+			}
+			backoff.Reset()
+			wait = l.every
+			if progress != "" {
+				told = progress
+			}
+		case errors.Is(err, queue.ErrLost):
+			close(l.lost)
+			return
+		case ctx.Err() != nil:
+			return
+		default:
+			if !l.away.Swap(true) {
+				l.log.Log.Warn("cannot renew the lease, the job goes on", "job", l.claim.ID, "error", err)
+			}
+			wait = backoff.Next()
+		}
+	}
+}
+
+// jobStatus is what `systemctl status` shows: the job's ID comes second, so
+// that a program can find it.
+func jobStatus(c *queue.Claim, l *lease, draining bool) string {
+	s := fmt.Sprintf("job %s, attempt %d of %d", c.ID, c.Attempt, c.MaxAttempts)
+	if p := l.progress.Load(); p != nil {
+		text := *p
+		if _, err := strconv.ParseFloat(text, 64); err == nil {
+			text += "%"
+		}
+		if r := []rune(text); len(r) > 100 {
+			text = string(r[:100]) + "…"
+		}
+		s += ": " + text
+	}
+	if draining {
+		s += " (draining)"
+	}
+	if l.away.Load() {
+		s += " (Redis does not answer)"
+	}
+	return s
+}
+
+// String is what logs show.
+func (v Verdict) String() string {
+	switch v {
+	case Succeeded:
+		return "succeeded"
+	case Failed:
+		return "failed"
+	case Permanent:
+		return "failed for good"
+	case Stopped:
+		return "stopped"
+	default:
+		return "unable"
+	}
+}

@@ -1,0 +1,292 @@
+// Package redisworker is the worker: it claims a job from the queue, keeps its
+// lease, runs it, and writes what became of it. It runs under systemd, which
+// it tells that it is ready, alive and what it does, or from a terminal.
+package redisworker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"gpuherd/units/queue"
+	"gpuherd/units/redisclient"
+)
+
+// settleGrace is how long after the end of a drain the worker tries to tell
+// Redis of its last job. With the default DrainTimeout and the time to end a
+// job it stays below TimeoutStopSec=30s.
+const settleGrace = 2 * time.Second
+
+// statusPause is the least time between two STATUS= messages.
+const statusPause = 250 * time.Millisecond
+
+// Options of a worker. Ping, Queue, Consumer, Executor and Log must be set.
+type Options struct {
+	Queue    *queue.Queue
+	Consumer string // of no other living worker, and the same after a restart
+	Executor Executor
+	Log      *slog.Logger
+
+	Ping  func(context.Context) error // whether Redis answers
+	Where string                      // what Redis is called in messages, without a password
+
+	// Notify tells systemd; nil for nobody. See sd_notify(3).
+	Notify func(state string)
+	// Watchdog is how often systemd wants to hear WATCHDOG=1; 0 for never.
+	Watchdog time.Duration
+
+	DrainTimeout time.Duration // for the job to finish once drain is asked for: 25 s
+	JobTimeout   time.Duration // of an attempt whose job does not say; 0: none
+}
+
+// A Worker runs one job at a time.
+type Worker struct {
+	Options
+	consumer *queue.Consumer
+	backoff  redisclient.Backoff
+	drain    <-chan struct{}
+
+	tick     *time.Ticker
+	lastBeat time.Time
+	status   string    // what there is to say
+	said     string    // what systemd heard last
+	saidAt   time.Time // and when
+	deadline time.Time // when a drain has to be over; zero: none is asked for
+}
+
+// New returns a worker that has not begun.
+func New(o Options) *Worker {
+	if o.DrainTimeout <= 0 {
+		o.DrainTimeout = 25 * time.Second
+	}
+	if o.Notify == nil {
+		o.Notify = func(string) {}
+	}
+	return &Worker{Options: o, consumer: o.Queue.Consumer(o.Consumer)}
+}
+
+// Run works until drain is closed, and then ends the job it has: finished if
+// it does so within DrainTimeout, else killed and handed back. When ctx is
+// done that happens at once. Redis being away never ends it. The error is nil
+// unless no job can be run at all.
+//
+// All that may take long is done by other goroutines, for which this one
+// waits; systemd hears of it only as long as it goes round.
+func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) error {
+	if err := w.Executor.Check(); err != nil {
+		return err
+	}
+	every := time.Second
+	if w.Watchdog > 0 {
+		every = min(every, w.Watchdog/3)
+	}
+	w.tick = time.NewTicker(every)
+	defer w.tick.Stop()
+	w.drain = drain
+
+	w.say("waiting for Redis at " + w.Where)
+	if w.answers(ctx) {
+		w.Log.Info("ready", "redis", w.Where, "consumer", w.Consumer)
+		w.Notify("READY=1\nSTATUS=idle")
+		w.status, w.said = "idle", "idle"
+	}
+	err := w.work(ctx)
+	w.stopping()
+	return err
+}
+
+// answers waits for Redis to answer for the first time; false if told to stop.
+func (w *Worker) answers(ctx context.Context) bool {
+	for !w.stopped(ctx) {
+		err := do(w, func() error {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			return w.Ping(ctx)
+		})
+		if err == nil {
+			w.back()
+			return true
+		}
+		// Starting takes as long as Redis is away: TimeoutStartSec= is not
+		// to end it, sd_notify(3).
+		w.Notify("EXTEND_TIMEOUT_USEC=30000000")
+		w.away(err)
+		w.pause(ctx, w.backoff.Next())
+	}
+	return false
+}
+
+// work claims and runs jobs until told to stop.
+func (w *Worker) work(ctx context.Context) error {
+	type claimed struct {
+		claim *queue.Claim
+		err   error
+	}
+	for !w.stopped(ctx) {
+		// Not ctx: a read that was given up may have been given a job.
+		r := do(w, func() claimed {
+			c, err := w.consumer.Claim(context.WithoutCancel(ctx))
+			return claimed{c, err}
+		})
+		switch {
+		case errors.Is(r.err, queue.ErrPaused):
+			w.back()
+			w.say("queue is paused")
+			w.pause(ctx, time.Second)
+		case r.err != nil:
+			w.away(r.err)
+			w.pause(ctx, w.backoff.Next())
+		case r.claim == nil:
+			w.back()
+			w.say("idle")
+		case w.stopped(ctx):
+			w.settle(ctx, r.claim, "handed back", r.claim.Release)
+		default:
+			w.back()
+			if err := w.job(ctx, r.claim); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// stopped says whether to claim no more, and starts the drain's clock.
+func (w *Worker) stopped(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+	case <-w.drain:
+	default:
+		return false
+	}
+	w.stopping()
+	return true
+}
+
+func (w *Worker) stopping() {
+	if w.deadline.IsZero() {
+		w.deadline = time.Now().Add(w.DrainTimeout)
+		w.Notify("STOPPING=1")
+	}
+}
+
+// do runs f beside the main loop, which goes on telling systemd that it lives:
+// for so long as anything here may take, not for ever.
+func do[T any](w *Worker, f func() T) T {
+	done := make(chan T, 1)
+	go func() { done <- f() }()
+	begin := time.Now()
+	for {
+		select {
+		case v := <-done:
+			return v
+		case <-w.tick.C:
+			if time.Since(begin) < time.Minute {
+				w.beat()
+			}
+		}
+	}
+}
+
+// pause waits, and less if told to stop.
+func (w *Worker) pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return
+		case <-w.drain:
+			return
+		case <-ctx.Done():
+			return
+		case <-w.tick.C:
+			w.beat()
+		}
+	}
+}
+
+// beat tells systemd that the main loop goes round, and what it has not heard.
+func (w *Worker) beat() {
+	w.tell()
+	if w.Watchdog > 0 && time.Since(w.lastBeat) >= w.Watchdog/4 {
+		w.lastBeat = time.Now()
+		w.Notify("WATCHDOG=1")
+	}
+}
+
+// say notes what the worker does. systemd makes a signal on D-Bus of each
+// status, so with short jobs it hears of some only.
+func (w *Worker) say(status string) {
+	w.status = status
+	w.tell()
+}
+
+func (w *Worker) tell() {
+	if w.status != w.said && time.Since(w.saidAt) >= statusPause {
+		w.said, w.saidAt = w.status, time.Now()
+		w.Notify("STATUS=" + w.status)
+	}
+}
+
+// away notes that Redis did not do what it should; the log hears it once.
+func (w *Worker) away(err error) {
+	if w.backoff.Tries() == 0 {
+		w.Log.Warn("Redis does not answer, trying again", "redis", w.Where, "error", err)
+	}
+	w.say(fmt.Sprintf("Redis at %s does not answer", w.Where))
+}
+
+// back notes that it does again.
+func (w *Worker) back() {
+	if w.backoff.Tries() > 0 {
+		w.Log.Info("Redis answers", "redis", w.Where)
+		w.backoff.Reset()
+	}
+}
+
+// settle tells Redis what became of a claim, until it has heard it or there is
+// no time left. It returns whether it was heard.
+func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell func(context.Context) error) bool {
+	for {
+		err := do(w, func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			return tell(ctx)
+		})
+		switch {
+		case err == nil:
+			w.back()
+			w.Log.Info("job "+what, "job", c.ID, "attempt", c.Attempt)
+			return true
+		case errors.Is(err, queue.ErrLost):
+			w.back()
+			w.Log.Warn("lease is lost, nothing is written", "job", c.ID, "attempt", c.Attempt)
+			return false
+		}
+		w.away(err)
+		w.say(fmt.Sprintf("job %s %s, but Redis does not answer", c.ID, what))
+		if w.stopped(ctx) && (ctx.Err() != nil || time.Now().After(w.deadline.Add(settleGrace))) {
+			// Its lease runs out, or its successor takes it at once.
+			w.Log.Error("cannot tell Redis before the end", "job", c.ID, "attempt", c.Attempt, "what", what, "error", err)
+			return false
+		}
+		w.wait(w.backoff.Next())
+	}
+}
+
+// wait waits d, told to stop or not.
+func (w *Worker) wait(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return
+		case <-w.tick.C:
+			w.beat()
+		}
+	}
+}
