@@ -147,16 +147,23 @@ func (r *Result) trust(inv *gpu.Inventory) {
 		g, ok := inInventory[f.PCI]
 		switch {
 		case ok:
-			r.Findings[i].Used, r.Findings[i].Reason = true, fmt.Sprintf("GPU %d of the inventory: %s", g.Index, g.UUID)
+			r.Findings[i].Used, r.Findings[i].Reason = true, fmt.Sprintf("GPU %d of the inventory: %s", g.Index, identity(g))
 		case f.Used:
 			r.Findings[i].Used, r.Findings[i].Reason = false, "on the PCI bus, but it did not answer NVML when gpuherd-setup asked"
 		}
 	}
 	for _, g := range r.Found {
 		if !seen[g.PCI] {
-			r.Findings = append(r.Findings, gpu.Finding{PCI: g.PCI, Used: true, Reason: fmt.Sprintf("GPU %d of the inventory: %s; not on a PCI bus in /sys", g.Index, g.UUID)})
+			r.Findings = append(r.Findings, gpu.Finding{PCI: g.PCI, Used: true, Reason: fmt.Sprintf("GPU %d of the inventory: %s; not on a PCI bus in /sys", g.Index, identity(g))})
 		}
 	}
+}
+
+func identity(g gpu.GPU) string {
+	if g.UUID == "" {
+		return "NVML told nothing of it"
+	}
+	return g.UUID
 }
 
 // count applies [GPU] Count= and Simulate=.

@@ -127,7 +127,7 @@ func (m *maker) enabledVariable(s *service.Service, on bool, why string) (bool, 
 			}
 			continue
 		}
-		on, why, decided = b, a.Key+"="+a.Value+" in "+a.File, a.Key
+		on, why, decided = b, a.Origin()+" is "+a.Value, a.Key
 	}
 	return on, why
 }
