@@ -23,7 +23,7 @@ const hidden = "***"
 // secretName matches the names of variables whose values are nobody's
 // business. A list of words, not a promise: what is secret belongs into a
 // credential.
-var secretName = regexp.MustCompile(`(?i)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|PRIVATE|COOKIE|SESSION|AUTH|BEARER|SIGNATURE|DSN)|(^|[_-])(PWD|PW|KEY|KEYS|PAT|JWT)([_-]|$)|(API|ACCESS|SIGNING|ENCRYPTION)_?KEY`)
+var secretName = regexp.MustCompile(`(?i)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|PRIVATE|COOKIE|SESSION_?(ID|KEY)|AUTH|BEARER|SIGNATURE|DSN)|(^|[_-])(PWD|PW|KEY|KEYS|PAT|JWT)([_-]|$)|(API|ACCESS|SIGNING|ENCRYPTION)_?KEY`)
 
 // publicNames look secret and are not: paths that systemd gives.
 var publicNames = []string{"CREDENTIALS_DIRECTORY", "PWD", "OLDPWD"}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"gpuherd/cmd/gpuherd/internal/terminal"
@@ -23,11 +25,15 @@ PID 1's environment, which may set NUM_GPUS and the like, can be read by root
 only; without it the answer may differ from the generator's, and explain says
 so.
 
---json prints an array, one object a decision: subject, verdict, reason.`,
+--json prints an array, one object a decision: kind (machine, config,
+gpu, service, unit), subject, verdict, reason.`,
 		Example: "  gpuherd explain\n  gpuherd explain --root /mnt --json",
 		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {
-			result := a.compute(root)
+			result, err := a.compute(root)
+			if err != nil {
+				return err
+			}
 			if n := len(result.Problems); n > 0 {
 				a.complain("the configuration has problems (%d); see: gpuherd verify", n)
 			}
@@ -49,12 +55,18 @@ func rootFlag(cmd *cobra.Command, root *string) {
 }
 
 // compute runs the generator's decisions without writing anything.
-func (a *app) compute(root string) *generator.Result {
+func (a *app) compute(root string) (*generator.Result, error) {
+	// Every file below it may be missing, but a mistyped root is not fine.
+	if info, err := os.Stat(root); err != nil {
+		return nil, usagef("--root: %w", err)
+	} else if !info.IsDir() {
+		return nil, usagef("--root: %s is no folder", root)
+	}
 	source, err := config.HostSource(root)
 	if err != nil {
 		a.complain("%s; only root may, and what it sets is missing here: the generator may decide otherwise", err)
 	}
-	return generator.Compute(generator.Options{Root: source.Root, Environ: source.Environ})
+	return generator.Compute(generator.Options{Root: source.Root, Environ: source.Environ}), nil
 }
 
 func decisionTable(decisions []generator.Decision) *terminal.Table {

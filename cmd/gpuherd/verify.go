@@ -25,7 +25,10 @@ warning.`,
 		Example: "  gpuherd verify\n  gpuherd verify --root /mnt --json",
 		Args:    noArguments,
 		RunE: func(*cobra.Command, []string) error {
-			result := a.compute(root)
+			result, err := a.compute(root)
+			if err != nil {
+				return err
+			}
 			if asJSON {
 				if err := a.printJSON(append(unitfile.Problems{}, result.Problems...)); err != nil {
 					return err

@@ -211,7 +211,7 @@ func (o *Outcome) String() string {
 	case o.Result == Queued:
 		return "queued to " + string(o.Verb)
 	case o.OK:
-		s := fmt.Sprintf("%s in %dms", o.Verb.Past(), o.Millis)
+		s := o.Verb.Past() + " in " + o.took()
 		if o.Verb == Stop && o.UnitResult != "" && o.UnitResult != "success" {
 			s += " (" + o.reason() + ")"
 		}
@@ -225,6 +225,14 @@ func (o *Outcome) String() string {
 	default:
 		return fmt.Sprintf("failed to %s: %s", o.Verb, o.reason())
 	}
+}
+
+// took is how long it was: "53ms", "2.0s".
+func (o *Outcome) took() string {
+	if o.Millis < 1000 {
+		return fmt.Sprintf("%dms", o.Millis)
+	}
+	return fmt.Sprintf("%.1fs", float64(o.Millis)/1000)
 }
 
 // reason joins the job's result, where it tells anything, with the unit's.

@@ -257,24 +257,15 @@ func unknown(herd []string, word string) error {
 func Words(herd []string) []string {
 	sorted := slices.Clone(herd)
 	slices.SortFunc(sorted, Compare)
-	words := []string{All}
-	add := func(w string) {
-		if !slices.Contains(words, w) {
-			words = append(words, w)
-		}
-	}
+	var instances, services, units []string
 	for _, unit := range sorted {
-		if _, instance, ok := service.ParseUnit(unit); ok && instance != "" {
-			add(instance)
+		name, instance, ok := service.ParseUnit(unit)
+		if ok && instance != "" {
+			instances = append(instances, instance)
+			services = append(services, name)
 		}
+		units = append(units, Short(unit))
 	}
-	for _, unit := range sorted {
-		if name, instance, ok := service.ParseUnit(unit); ok && instance != "" {
-			add(name)
-		}
-	}
-	for _, unit := range sorted {
-		add(Short(unit))
-	}
-	return words
+	slices.SortFunc(instances, func(a, b string) int { return Compare("@"+a+".service", "@"+b+".service") })
+	return slices.Concat([]string{All}, slices.Compact(instances), slices.Compact(services), units)
 }
