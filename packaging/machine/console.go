@@ -11,7 +11,7 @@ import (
 const consoleKept = 64 << 10
 
 // escapes are the terminal control sequences that systemd writes to a console.
-var escapes = regexp.MustCompile(`\x1b(\[[0-9;?!]*[A-Za-z]?|[()][A-Z0-9]|c)`)
+var escapes = regexp.MustCompile(`\x1b(\[[0-9;?!]*[A-Za-z]|\][^\x07\x1b]*(\x07|\x1b\\)|[()][A-Z0-9]|c)`)
 
 // console takes what a machine prints, keeps the end of it, and notices the
 // kernel's last words.

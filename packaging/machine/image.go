@@ -41,6 +41,7 @@ func EnsureImage(ctx context.Context, cacheDir string, suite Suite, log io.Write
 	final := filepath.Join(cacheDir, r.key())
 	image := Image{Tree: filepath.Join(final, "tree"), Disk: filepath.Join(final, "disk.ext4")}
 	if _, err := os.Stat(final); err == nil {
+		touch(final)
 		return image, nil
 	}
 	if os.Geteuid() != 0 {
@@ -75,7 +76,29 @@ func EnsureImage(ctx context.Context, cacheDir string, suite Suite, log io.Write
 		return Image{}, fmt.Errorf("cannot keep the %s image: %w", suite, err)
 	}
 	fmt.Fprintf(log, "machine: made the %s image in %.0f s: %s\n", suite, time.Since(start).Seconds(), final)
+	removeOld(cacheDir, suite, log)
 	return image, nil
+}
+
+// imageKept is how long an image is kept that no machine is booted from,
+// because its recipe has changed.
+const imageKept = 7 * 24 * time.Hour
+
+// touch notes that an image is in use. A failure shortens its life, no more.
+func touch(dir string) { _ = os.Chtimes(dir, time.Time{}, time.Now()) }
+
+// removeOld removes the suite's images that have fallen out of use.
+func removeOld(cacheDir string, suite Suite, log io.Writer) {
+	dirs, _ := filepath.Glob(filepath.Join(cacheDir, string(suite)+"-*")) // the pattern is good
+	for _, dir := range dirs {
+		info, err := os.Stat(dir)
+		if err != nil || time.Since(info.ModTime()) < imageKept {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintf(log, "machine: cannot remove an old image: %v\n", err)
+		}
+	}
 }
 
 // build makes the image's tree and disk in dir.
