@@ -8,6 +8,7 @@ import (
 	"gpuherd/cmd/gpuherd/internal/terminal"
 	"gpuherd/generator"
 	"gpuherd/generator/config"
+	"gpuherd/generator/plan"
 )
 
 func (a *app) explain() *cobra.Command {
@@ -40,7 +41,8 @@ gpu, service, unit), subject, verdict, reason.`,
 			if asJSON {
 				return a.printJSON(append([]generator.Decision{}, result.Decisions...))
 			}
-			return decisionTable(result.Decisions).Write(a.stdout, a.out)
+			// A reason that is cut is none: long lines may wrap here.
+			return decisionTable(result.Decisions).Write(a.stdout, terminal.Screen{Color: a.out.Color})
 		},
 	}
 	rootFlag(cmd, &root)
@@ -72,7 +74,18 @@ func (a *app) compute(root string) (*generator.Result, error) {
 func decisionTable(decisions []generator.Decision) *terminal.Table {
 	t := &terminal.Table{Columns: []terminal.Column{{Title: "SUBJECT"}, {Title: "VERDICT"}, {Title: "REASON"}}}
 	for _, d := range decisions {
-		t.Add(terminal.Cell{Text: d.Subject}, terminal.Cell{Text: d.Verdict}, terminal.Cell{Text: d.Reason})
+		t.Add(terminal.Cell{Text: d.Subject}, terminal.Cell{Text: d.Verdict, Style: verdictStyle(d.Verdict)}, terminal.Cell{Text: d.Reason})
 	}
 	return t
+}
+
+func verdictStyle(verdict string) terminal.Style {
+	switch verdict {
+	case plan.On, plan.Used, plan.Generated:
+		return terminal.Good
+	case plan.Off, plan.Skipped, plan.NotGenerated:
+		return terminal.Busy
+	default:
+		return terminal.Plain
+	}
 }
