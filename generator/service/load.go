@@ -108,6 +108,9 @@ func checkName(name string) error {
 
 var keys = []string{"Per", "Instances", "Enabled", "EnabledVariable", "Isolate", "NUMA", "Model", "MinMemory"}
 
+// Keys returns the keys of [X-GPU], for the documentation to be held against.
+func Keys() []string { return slices.Clone(keys) }
+
 // Parse makes a service of its file and drop-ins, which it does not change.
 // The service is Broken where what is wrong leaves nothing that could run; a
 // bad value of another key is reported and its default used.
