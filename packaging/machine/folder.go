@@ -32,7 +32,10 @@ func newFolder() (*folder, error) {
 		if f, err := lockFolder(path); err == nil {
 			cgroups, _ := os.ReadFile(filepath.Join(path, "cgroups")) // containers have it
 			// Another's rubbish: where it resists, the next one tries again.
-			_ = removeCgroups(strings.Fields(string(cgroups)))
+			if err := removeCgroups(strings.Fields(string(cgroups))); err != nil {
+				_ = f.lock.Close()
+				continue
+			}
 			_ = f.remove()
 		}
 	}
