@@ -71,7 +71,34 @@ func Compute(o Options) *Result {
 	})
 	r.Problems = append(r.Problems, r.Plan.Problems...)
 	r.Decisions = append(r.Decisions, r.Plan.Decisions...)
+	r.lists()
 	return r
+}
+
+// lists makes empty lists of missing ones: readers of the JSON expect [].
+func (r *Result) lists() {
+	fill(&r.Found)
+	fill(&r.GPUs)
+	fill(&r.Findings)
+	fill(&r.Services)
+	fill(&r.Problems)
+	fill(&r.Decisions)
+	fill(&r.Plan.Files)
+	fill(&r.Plan.Links)
+	fill(&r.Plan.Workers)
+	fill(&r.Plan.Decisions)
+	fill(&r.Plan.Problems)
+	for _, gpus := range [][]gpu.GPU{r.Found, r.GPUs} {
+		for i := range gpus {
+			fill(&gpus[i].MIG)
+		}
+	}
+}
+
+func fill[S ~[]E, E any](s *S) {
+	if *s == nil {
+		*s = S{}
+	}
 }
 
 func (r *Result) decide(kind, subject, verdict, format string, args ...any) {
