@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -260,10 +261,10 @@ func (s *session) changed(sig *dbus.Signal) {
 
 // news tells whether now says more than before.
 func news(before, now state.Observation) bool {
-	if (now.Active == "inactive" || now.Active == "failed") &&
-		now.InvocationID != "" && now.InvocationID != before.InvocationID {
-		// At each start systemd first tells the state before it, already
-		// with the new invocation's id. A run that ended has been seen
+	if waiting(now) && now.InvocationID != "" && now.InvocationID != before.InvocationID {
+		// At each start systemd first tells the state before it once more,
+		// already with the new invocation's id: inactive or failed, on 254
+		// and later auto-restart-queued. A run that ended has been seen
 		// beginning, so this is no end of one.
 		return false
 	}
@@ -277,6 +278,11 @@ func news(before, now state.Observation) bool {
 	// Jobs repeat the state. MainPID going to 0 announces a change that
 	// follows at once.
 	return now.StatusText != before.StatusText || now.MainPID != before.MainPID && now.MainPID != 0
+}
+
+// waiting tells whether a unit in that state may be started.
+func waiting(o state.Observation) bool {
+	return o.Active == "inactive" || o.Active == "failed" || strings.HasPrefix(o.Sub, "auto-restart")
 }
 
 // resync reads the herd's membership and every unit, off the loop. Units get

@@ -73,6 +73,9 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 	h.synced = true
 	present := map[string]bool{}
 	for _, o := range herd {
+		// Figures come from the control groups alone: systemd's are as old
+		// as the last resync.
+		o.Memory, o.MemoryPeak, o.CPUNS = nil, nil, nil
 		present[o.Name] = true
 		m, ok := h.units[o.Name]
 		if ok {
