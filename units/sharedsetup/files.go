@@ -65,17 +65,17 @@ func (s *Setup) lock(ctx context.Context) (unlock func(), err error) {
 	for {
 		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
-			return func() { dir.Close() }, nil
+			return func() { _ = dir.Close() }, nil
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			dir.Close()
+			_ = dir.Close()
 			return nil, fmt.Errorf("cannot lock %s: %w", runDir, err)
 		}
 		s.status("waiting for another gpuherd-setup to end")
 		select {
 		case <-poll.C:
 		case <-ctx.Done():
-			dir.Close()
+			_ = dir.Close()
 			return nil, errors.New("stopped while another gpuherd-setup was at work")
 		}
 	}

@@ -37,7 +37,7 @@ func (s *Setup) makeShared() error {
 	if err != nil {
 		return fmt.Errorf("cannot open %s: %w", stateDir, err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	if err := root.Mkdir(sharedName, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make %s: %w", name, err)
 	}
@@ -62,7 +62,7 @@ func give(root *os.Root, name string, to user, from ...int) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	info, err := dir.Stat()
 	if err != nil {
 		return err

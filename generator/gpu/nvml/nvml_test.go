@@ -47,7 +47,7 @@ type report struct {
 func build(t *testing.T, flags ...string) string {
 	t.Helper()
 	dir := t.TempDir()
-	args := append(flags, "-shared", "-fPIC", "-Wall", "-Werror", "-Wl,-soname,libnvidia-ml.so.1", "-o", filepath.Join(dir, "libnvidia-ml.so.1"), "testdata/fakenvml.c")
+	args := append([]string{"-shared", "-fPIC", "-Wall", "-Werror", "-Wl,-soname,libnvidia-ml.so.1", "-o", filepath.Join(dir, "libnvidia-ml.so.1"), "testdata/fakenvml.c"}, flags...)
 	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
 		t.Fatalf("gcc (apt-get install gcc libc6-dev): %v\n%s", err, out)
 	}

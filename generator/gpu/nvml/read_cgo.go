@@ -47,7 +47,7 @@ func Read(library string) (*Answer, error) {
 		}
 		return nil, fmt.Errorf("cannot load NVML: %w", err)
 	}
-	defer lib.Close() //nolint:errcheck // nothing follows from it
+	defer func() { _ = lib.Close() }()
 	if err := lookup(lib, required); err != nil {
 		return nil, fmt.Errorf("cannot use NVML of this driver: %w", err)
 	}
@@ -58,7 +58,7 @@ func Read(library string) (*Answer, error) {
 	if ret := n.Init(); ret != nvml.SUCCESS {
 		return nil, failed("start NVML", ret)
 	}
-	defer n.Shutdown()
+	defer func() { _ = n.Shutdown() }()
 	a := &Answer{}
 	if hasVersion {
 		if v, ret := n.SystemGetDriverVersion(); ret == nvml.SUCCESS {
