@@ -89,13 +89,13 @@ func TestHookTimeout(t *testing.T) {
 	// The shell and its child ignore SIGTERM: both must be gone afterwards.
 	m.hook("10-hangs", 0o755, fmt.Sprintf(`trap "" TERM; sleep 1000 & echo $! >%s; echo started; wait; sleep 1000`, pidFile))
 	m.hook("20-next", 0o755, `echo next`)
-	m.setup.HookTimeout = 100 * time.Millisecond
+	m.setup.HookTimeout = 2 * time.Second // a loaded machine starts a shell within
 	m.setup.killDelay = 100 * time.Millisecond
 	m.run()
 	if got, want := m.output.String(), "10-hangs: started\n20-next: next\n"; got != want {
 		t.Errorf("output %q, want %q", got, want)
 	}
-	if want := "10-hangs (still running after 100ms, killed)"; !strings.Contains(m.last(), want) {
+	if want := "10-hangs (still running after 2s, killed)"; !strings.Contains(m.last(), want) {
 		t.Errorf("status %q lacks %q", m.last(), want)
 	}
 	data, err := os.ReadFile(pidFile)
