@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -27,8 +26,7 @@ const callTimeout = 25 * time.Second
 
 // An app is one run of gpuherd: all that its verbs touch outside.
 type app struct {
-	stdout, stderr io.Writer
-	getenv         func(string) string
+	stdout, stderr *output
 	now            func() time.Time
 	exec           func(path string, argv, env []string) error
 
@@ -39,9 +37,8 @@ type app struct {
 
 func newApp() *app {
 	return &app{
-		stdout: os.Stdout,
-		stderr: os.Stderr,
-		getenv: os.Getenv,
+		stdout: &output{Writer: os.Stdout},
+		stderr: &output{Writer: os.Stderr},
 		now:    time.Now,
 		exec:   syscall.Exec,
 		out:    terminal.Detect(os.Stdout, os.Getenv),
@@ -68,6 +65,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
+	if lost := a.stdout.failed(); lost != nil {
+		a.parsed, err = true, fmt.Errorf("cannot write the answer: %w", lost)
+	}
 	var usage usageError
 	switch {
 	case err == nil:
@@ -87,7 +87,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 
 // complain writes one line for people to stderr.
 func (a *app) complain(format string, args ...any) {
-	fmt.Fprintf(a.stderr, "gpuherd: %s\n", terminal.Inert(fmt.Sprintf(format, args...)))
+	a.stderr.say("gpuherd: %s\n", terminal.Inert(fmt.Sprintf(format, args...)))
 }
 
 // printJSON writes v to stdout, indented, as one document.

@@ -74,7 +74,7 @@ redacted), environment_of, last_start_ms, last_end_ms, logs.`,
 			}
 			for i := range descriptions {
 				if i > 0 {
-					fmt.Fprintln(a.stdout)
+					a.stdout.say("\n")
 				}
 				if err := terminal.Fields(a.stdout, a.out, descriptions[i].fields()); err != nil {
 					return err

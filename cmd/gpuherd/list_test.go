@@ -128,7 +128,7 @@ func TestListJSON(t *testing.T) {
 		MIG: []gpu.MIG{{Index: 1, UUID: "MIG-1", Profile: "1g.10gb"}},
 	}}}
 	var b bytes.Buffer
-	a := &app{stdout: &b}
+	a := &app{stdout: &output{Writer: &b}}
 	if err := a.printJSON(workers(inventory)[1:3]); err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func (a *app) printCheck(c check) {
 	if !c.OK {
 		mark = a.out.Paint(terminal.Bad, "✗") + " "
 	}
-	fmt.Fprintf(a.stdout, "%s  %s\n", mark, terminal.Inert(c.Detail))
+	a.stdout.say("%s  %s\n", mark, terminal.Inert(c.Detail))
 }
 
 // pingHerd asks systemd. Without an answer there is one check, that failed.

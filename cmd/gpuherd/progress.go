@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"time"
@@ -16,9 +15,9 @@ import (
 // is watching stderr, one line below that says what is still waited for.
 type progress struct {
 	verb   jobs.Verb
-	lines  io.Writer // the line for each unit
+	lines  *output // the line for each unit
 	styled terminal.Screen
-	status io.Writer // the updating line; nil: nobody is watching
+	status *output // the updating line; nil: nobody is watching
 	screen terminal.Screen
 
 	mu      sync.Mutex
@@ -78,7 +77,7 @@ func (p *progress) ended(o jobs.Outcome) {
 	if !o.OK {
 		style = terminal.Bad
 	}
-	fmt.Fprintf(p.lines, "%s %s\n", terminal.Inert(selection.Short(o.Unit)), p.styled.Paint(style, terminal.Inert(o.String())))
+	p.lines.say("%s %s\n", terminal.Inert(selection.Short(o.Unit)), p.styled.Paint(style, terminal.Inert(o.String())))
 	p.draw()
 }
 
@@ -95,7 +94,7 @@ func (p *progress) draw() {
 	if p.status == nil || len(p.pending) == 0 || waited < patience {
 		return
 	}
-	fmt.Fprint(p.status, "\r", terminal.Cut(p.text(waited), p.screen.Width-1), "\x1b[K")
+	p.status.say("\r%s\x1b[K", terminal.Cut(p.text(waited), p.screen.Width-1))
 	p.shown = true
 }
 
@@ -111,7 +110,7 @@ func (p *progress) text(waited time.Duration) string {
 
 func (p *progress) erase() {
 	if p.shown {
-		fmt.Fprint(p.status, "\r\x1b[K")
+		p.status.say("\r\x1b[K")
 		p.shown = false
 	}
 }

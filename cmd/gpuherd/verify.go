@@ -36,7 +36,7 @@ warning.`,
 			} else {
 				a.printProblems(result.Problems)
 				if !result.Problems.Failed() {
-					fmt.Fprintf(a.stdout, "configuration is fine: %s, %s\n",
+					a.stdout.say("configuration is fine: %s, %s\n",
 						count(len(result.Services), "service"), count(len(result.GPUs), "GPU"))
 				}
 			}
@@ -55,10 +55,10 @@ func (a *app) printProblems(problems unitfile.Problems) {
 	for _, p := range problems {
 		text := terminal.Inert(p.Error())
 		if p.Warning {
-			fmt.Fprintln(a.stdout, a.out.Paint(terminal.Busy, "warning:")+" "+text)
+			a.stdout.say("%s %s\n", a.out.Paint(terminal.Busy, "warning:"), text)
 			continue
 		}
-		fmt.Fprintln(a.stdout, text)
+		a.stdout.say("%s\n", text)
 	}
 }
 

@@ -76,7 +76,7 @@ func TestRun(t *testing.T) {
 		"needy":      {job: "dependency", active: "inactive", sub: "dead", result: "success"},
 		"stubborn":   {job: "done", active: "failed", sub: "failed", result: "timeout"},
 		"denied":     {refuse: denied},
-		"missing":    {refuse: errors.New("Unit missing not found.")},
+		"missing":    {refuse: errors.New("unit missing not found")},
 		"superseded": {job: "canceled", active: "active", sub: "running", result: "success"},
 	}}
 	for _, tc := range []struct {
@@ -92,7 +92,7 @@ func TestRun(t *testing.T) {
 		{"needy", Start, Outcome{Result: "dependency", Active: "inactive", Sub: "dead", UnitResult: "success"}, "failed to start: a unit it needs failed"},
 		{"stubborn", Stop, Outcome{Result: "done", OK: true, Active: "failed", Sub: "failed", UnitResult: "timeout"}, "stopped in 0ms (timeout)"},
 		{"denied", Stop, Outcome{Result: "refused", Error: "Interactive authentication required."}, "not stopped: permission denied"},
-		{"missing", Restart, Outcome{Result: "refused", Error: "Unit missing not found."}, "not restarted: Unit missing not found."},
+		{"missing", Restart, Outcome{Result: "refused", Error: "unit missing not found"}, "not restarted: unit missing not found"},
 		{"superseded", Restart, Outcome{Result: "canceled", Active: "active", Sub: "running", UnitResult: "success"}, "failed to restart: another job replaced this one"},
 	} {
 		t.Run(tc.unit+" "+string(tc.verb), func(t *testing.T) {

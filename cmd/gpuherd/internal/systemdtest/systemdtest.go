@@ -5,6 +5,7 @@ package systemdtest
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -68,7 +69,7 @@ func Start(t testing.TB, units ...Unit) *Systemd {
 	if err := os.WriteFile(config, fmt.Appendf(nil, busConfig, dir), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	daemon := exec.Command(program, "--nofork", "--nopidfile", "--config-file="+config, "--print-address=1")
+	daemon := exec.CommandContext(context.Background(), program, "--nofork", "--nopidfile", "--config-file="+config, "--print-address=1")
 	out, err := daemon.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -102,11 +102,11 @@ func Cut(text string, width int) string {
 	}
 	used := 0
 	for i, r := range text {
-		if w := runeWidth(r); used+w > width-1 {
+		w := runeWidth(r)
+		if used+w > width-1 {
 			return text[:i] + "…"
-		} else {
-			used += w
 		}
+		used += w
 	}
 	return text
 }
