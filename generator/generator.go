@@ -57,6 +57,7 @@ func Compute(o Options) *Result {
 	r.Problems = append(r.Problems, problems...)
 	r.Container = config.IsContainer(o.Root, o.Environ)
 	r.systemd(o.Root)
+	r.settings()
 	r.find(o)
 	r.count()
 	r.Services, problems = service.Load(o.Root)
@@ -103,6 +104,20 @@ func fill[S ~[]E, E any](s *S) {
 
 func (r *Result) decide(kind, subject, verdict, format string, args ...any) {
 	r.Decisions = append(r.Decisions, Decision{Kind: kind, Subject: subject, Verdict: verdict, Reason: fmt.Sprintf(format, args...)})
+}
+
+// settings tells where each setting comes from that is not built in. It tells
+// no value: one may be a password.
+func (r *Result) settings() {
+	for _, s := range config.Settings() {
+		name := s.Section + "." + s.Key
+		if name == "GPU.Count" {
+			continue // count has more to say of it
+		}
+		if origin := r.Config.Origin(name); origin != config.BuiltIn {
+			r.decide(plan.KindConfig, "["+s.Section+"] "+s.Key+"=", plan.Used, "set by %s", origin)
+		}
+	}
 }
 
 // find fills in the real GPUs. NVML is the best witness, but it can be asked

@@ -27,7 +27,7 @@ func (r *Result) WriteUntil(dir string, expired func() bool) (err error) {
 	if err != nil {
 		return fmt.Errorf("cannot write units: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // a folder has nothing to flush
 	w := writer{root: root, made: map[string]bool{}}
 	defer func() {
 		if err != nil {

@@ -63,9 +63,9 @@ func (l *logger) log(prio int, format string, args ...any) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	fmt.Fprintf(l.stderr, "gpuherd-generator: %s\n", msg)
+	// Nobody is left to tell where these fail.
+	_, _ = fmt.Fprintf(l.stderr, "gpuherd-generator: %s\n", msg)
 	if l.kmsg >= 0 {
-		// Nobody is left to tell of a failure.
 		_, _ = syscall.Write(l.kmsg, fmt.Appendf(nil, "<%d>gpuherd-generator[%d]: %s\n", prio, os.Getpid(), msg))
 	}
 }

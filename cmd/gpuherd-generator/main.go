@@ -6,6 +6,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -43,7 +44,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("gpuherd-generator", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
-		fmt.Fprint(stderr, usage)
+		_, _ = fmt.Fprint(stderr, usage)
 		flags.PrintDefaults()
 	}
 	var (
@@ -53,7 +54,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		showVer  = flags.Bool("version", false, "print the version")
 	)
 	if err := flags.Parse(args); err != nil {
-		if err == flag.ErrHelp {
+		if errors.Is(err, flag.ErrHelp) {
 			return 0
 		}
 		return 2
@@ -61,11 +62,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	dirs := flags.Args()
 	switch {
 	case *showVer:
-		fmt.Fprintln(stdout, version.String())
+		if _, err := fmt.Fprintln(stdout, version.String()); err != nil {
+			return 1
+		}
 		return 0
 	case os.Getenv("SYSTEMD_IN_INITRD") == "1":
 		return 0 // the units belong to the machine, not to what boots it
-	case len(dirs) != 1 && len(dirs) != 3 && !(*dryRun && len(dirs) == 0):
+	case len(dirs) != 1 && len(dirs) != 3 && (len(dirs) != 0 || !*dryRun):
 		flags.Usage()
 		return 2
 	}
@@ -82,6 +85,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	})
 	defer timer.Stop()
 
+	if info, err := os.Stat(*root); err != nil || !info.IsDir() {
+		log.error("--root: %s is no folder", *root)
+		return 2
+	}
 	opts, err := options(*root, bySystemd)
 	if err != nil {
 		log.warning("%v", err)
@@ -97,7 +104,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 1 // the timer is about to end the process
 	}
 	if *dryRun {
-		err = print(stdout, result)
+		err = show(stdout, result)
 	} else {
 		err = result.WriteUntil(dirs[0], func() bool { return stage.Load() == late })
 	}
@@ -122,8 +129,8 @@ func options(root string, bySystemd bool) (generator.Options, error) {
 	return generator.Options{Root: src.Root, Environ: src.Environ}, err
 }
 
-// print shows the units as --dry-run does.
-func print(w io.Writer, r *generator.Result) error {
+// show prints the units as --dry-run does.
+func show(w io.Writer, r *generator.Result) error {
 	for _, f := range r.Plan.Files {
 		data, err := f.Unit.Bytes()
 		if err != nil {

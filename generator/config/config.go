@@ -97,7 +97,7 @@ func (c *Config) Origin(setting string) string {
 	if o, ok := c.Origins[setting]; ok {
 		return o
 	}
-	return builtIn
+	return BuiltIn
 }
 
 // An Assignment is a variable of Environ and where it was set.
@@ -160,7 +160,7 @@ func Default() *Config {
 		if err := s.set(c, s.Default); err != nil {
 			panic("config: default of " + s.Key + "=: " + err.Error()) // a test sets each
 		}
-		c.Origins[s.name()] = builtIn
+		c.Origins[s.name()] = BuiltIn
 	}
 	return c
 }

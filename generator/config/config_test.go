@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 	if diff := cmp.Diff(want, plain{c.GPU, c.Worker, c.Redis, c.Monitor}); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
-	if o := c.Origin("GPU.Count"); o != builtIn {
+	if o := c.Origin("GPU.Count"); o != BuiltIn {
 		t.Errorf("origin of a default is %q", o)
 	}
 	host, err := os.Hostname()

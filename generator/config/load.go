@@ -147,7 +147,7 @@ func (l *loader) entry(section string, e unitfile.Entry) {
 		}
 		value, origin := e.Value, fmt.Sprintf("%s:%d", e.File, e.Line)
 		if value == "" {
-			value, origin = s.Default, builtIn
+			value, origin = s.Default, BuiltIn
 		}
 		if err := s.set(l.config, value); err != nil {
 			l.badValue(e, err, l.stays(s))
@@ -162,7 +162,7 @@ func (l *loader) entry(section string, e unitfile.Entry) {
 // stays says what is used in a bad value's place.
 func (l *loader) stays(s *setting) string {
 	origin := l.config.Origins[s.name()]
-	if origin != builtIn {
+	if origin != BuiltIn {
 		return "the value of " + origin + " is used"
 	}
 	if s.Default == "" {

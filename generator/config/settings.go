@@ -11,7 +11,8 @@ import (
 	"gpuherd/generator/unitfile"
 )
 
-const builtIn = "built-in"
+// BuiltIn is the origin of a setting that nobody set.
+const BuiltIn = "built-in"
 
 // A setting is a key and the function that checks a value and takes it. The
 // function leaves c as it was where it returns an error; errors never repeat a

@@ -226,10 +226,10 @@ func TestSimulated(t *testing.T) {
 
 func TestFill(t *testing.T) {
 	t.Parallel()
-	real := []GPU{{Index: 0, PCI: "0000:17:00.0", Minor: 4}, {Index: 1, PCI: "0000:18:00.0", Minor: 0}}
+	hardware := []GPU{{Index: 0, PCI: "0000:17:00.0", Minor: 4}, {Index: 1, PCI: "0000:18:00.0", Minor: 0}}
 	for n, want := range map[int]string{0: "0=4 1=0", 2: "0=4 1=0", 4: "0=4 1=0 2=5s 3=6s"} {
 		got := ""
-		for _, g := range Fill(real, n) {
+		for _, g := range Fill(hardware, n) {
 			if got != "" {
 				got += " "
 			}

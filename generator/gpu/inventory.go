@@ -150,7 +150,7 @@ func (inv *Inventory) Write(root string) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(f.Name())
+			_ = os.Remove(f.Name())
 		}
 	}()
 	if _, err = f.Write(append(data, '\n')); err == nil {

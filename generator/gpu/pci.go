@@ -247,7 +247,7 @@ func readWord(name string) string {
 	if err != nil {
 		return ""
 	}
-	defer syscall.Close(fd)
+	defer func() { _ = syscall.Close(fd) }() // nothing was written
 	var buf [128]byte
 	n, err := syscall.Read(fd, buf[:])
 	if err != nil || n <= 0 {

@@ -24,19 +24,19 @@ func Simulated(n int) []GPU {
 	return gpus
 }
 
-// Fill returns real followed by simulated devices up to n in all. Simulated
+// Fill returns hardware followed by simulated devices up to n in all. Simulated
 // minors lie above all real ones, so that no simulated worker is given the
 // node of a real GPU.
-func Fill(real []GPU, n int) []GPU {
-	all := append([]GPU(nil), real...)
-	if n <= len(real) {
+func Fill(hardware []GPU, n int) []GPU {
+	all := append([]GPU(nil), hardware...)
+	if n <= len(hardware) {
 		return all
 	}
-	next := len(real)
-	for _, g := range real {
+	next := len(hardware)
+	for _, g := range hardware {
 		next = max(next, g.Minor+1)
 	}
-	for _, g := range Simulated(n)[len(real):] {
+	for _, g := range Simulated(n)[len(hardware):] {
 		g.Minor = next
 		next++
 		all = append(all, g)

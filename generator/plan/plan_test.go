@@ -115,7 +115,7 @@ func TestSetupIsRequired(t *testing.T) {
 
 func TestDropIn(t *testing.T) {
 	t.Parallel()
-	real := gpu.GPU{Index: 0, PCI: "0000:17:00.0", Minor: 5, NUMANode: 1, MIG: []gpu.MIG{{Index: 2, GIMinor: 30, CIMinor: -1}}}
+	card := gpu.GPU{Index: 0, PCI: "0000:17:00.0", Minor: 5, NUMANode: 1, MIG: []gpu.MIG{{Index: 2, GIMinor: 30, CIMinor: -1}}}
 	device := []string{"DevicePolicy", "DeviceAllow"}
 	numa := []string{"NUMAPolicy", "NUMAMask", "CPUAffinity"}
 	tests := map[string]struct {
@@ -127,20 +127,20 @@ func TestDropIn(t *testing.T) {
 		keys      []string
 		want      []string
 	}{
-		"own device only": {"", real, "", false, "a@0.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:5 rw", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia-uvm rw"}},
+		"own device only": {"", card, "", false, "a@0.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:5 rw", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia-uvm rw"}},
 		"simulated":       {"", gpu.Simulated(1)[0], "", false, "a@0.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:0 rw", "DeviceAllow=/dev/char/195:255 rw"}},
-		"not isolated":    {"Isolate=no", real, "", false, "a@0.service.d/50-gpu.conf", device, []string{}},
-		"part of a GPU":   {"Per=mig", real, "", false, "a@0:2.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:5 rw", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia-uvm rw", "DeviceAllow=/dev/nvidia-caps/nvidia-cap30 r"}},
-		"near":            {"", real, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=preferred", "NUMAMask=1"}},
-		"bound":           {"NUMA=strict", real, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=bind", "NUMAMask=1", "CPUAffinity=numa"}},
-		"anywhere":        {"NUMA=off", real, "", false, "a@0.service.d/50-gpu.conf", numa, []string{}},
+		"not isolated":    {"Isolate=no", card, "", false, "a@0.service.d/50-gpu.conf", device, []string{}},
+		"part of a GPU":   {"Per=mig", card, "", false, "a@0:2.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:5 rw", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia-uvm rw", "DeviceAllow=/dev/nvidia-caps/nvidia-cap30 r"}},
+		"near":            {"", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=preferred", "NUMAMask=1"}},
+		"bound":           {"NUMA=strict", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=bind", "NUMAMask=1", "CPUAffinity=numa"}},
+		"anywhere":        {"NUMA=off", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{}},
 		"no node":         {"NUMA=strict", gpu.Simulated(1)[0], "", false, "a@0.service.d/50-gpu.conf", numa, []string{}},
-		"in a container":  {"", real, "", true, "a@0.service.d/50-gpu.conf", numa, []string{}},
-		"environment": {"Instances=2", real, "", false, "a@0.2.service.d/50-gpu.conf", []string{"Environment", "EnvironmentFile"}, []string{
+		"in a container":  {"", card, "", true, "a@0.service.d/50-gpu.conf", numa, []string{}},
+		"environment": {"Instances=2", card, "", false, "a@0.2.service.d/50-gpu.conf", []string{"Environment", "EnvironmentFile"}, []string{
 			"Environment=GPU_INDEX=0", "Environment=GPU_ID=0", "Environment=GPU_PCI_BUS_ID=0000:17:00.0", "Environment=CUDA_DEVICE_ORDER=PCI_BUS_ID",
 			"Environment=WORKER_ID=%H-gpu0.2", "EnvironmentFile=-/run/gpuherd/gpu/0.env",
 		}},
-		"environment of a part": {"Per=mig\nInstances=2", real, "box 50%", false, "a@0:2.2.service.d/50-gpu.conf", []string{"Environment", "EnvironmentFile"}, []string{
+		"environment of a part": {"Per=mig\nInstances=2", card, "box 50%", false, "a@0:2.2.service.d/50-gpu.conf", []string{"Environment", "EnvironmentFile"}, []string{
 			"Environment=GPU_INDEX=0", "Environment=GPU_ID=0", "Environment=GPU_PCI_BUS_ID=0000:17:00.0", "Environment=CUDA_DEVICE_ORDER=PCI_BUS_ID",
 			`Environment="WORKER_ID=box 50%%-gpu0:2.2"`, "EnvironmentFile=-/run/gpuherd/gpu/0:2.env",
 		}},

@@ -26,7 +26,7 @@ func (m *maker) template(c *choice) bool {
 		s := &unitfile.Section{Name: name, Entries: entries}
 		for _, e := range c.File.Entries(name) {
 			if since := directives[e.Key]; since > m.Systemd {
-				m.tooNew(c, e, since)
+				m.tooNew(e, since)
 				continue
 			}
 			s.Entries = append(s.Entries, e)
@@ -45,7 +45,7 @@ func (m *maker) template(c *choice) bool {
 
 // tooNew says that a directive was left out. In a file that we ship, that is
 // meant.
-func (m *maker) tooNew(c *choice, e unitfile.Entry, since int) {
+func (m *maker) tooNew(e unitfile.Entry, since int) {
 	if strings.HasPrefix(e.File, service.Dirs[len(service.Dirs)-1]+"/") {
 		return
 	}

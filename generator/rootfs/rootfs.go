@@ -75,7 +75,7 @@ func readRegular(file string, info fs.FileInfo, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, cause(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing was written
 	if info, err = f.Stat(); err != nil {
 		return nil, cause(err)
 	}
@@ -184,6 +184,6 @@ func readNames(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing was written
 	return f.Readdirnames(-1)
 }
