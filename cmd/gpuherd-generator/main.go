@@ -101,7 +101,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 
 	if !stage.CompareAndSwap(computing, writing) {
-		return 1 // the timer is about to end the process
+		select {} // the timer has its say, and ends the process
 	}
 	if *dryRun {
 		err = show(stdout, result)
