@@ -101,7 +101,7 @@ func (p *progress) draw() {
 // text is the updating line.
 func (p *progress) text(waited time.Duration) string {
 	text := fmt.Sprintf("%s: %d of %d done, %s, waiting for %s", p.verb, p.total-len(p.pending), p.total,
-		terminal.Span(waited.Truncate(time.Second)), terminal.Inert(selection.Short(p.pending[0])))
+		terminal.Span(max(waited, time.Second)), terminal.Inert(selection.Short(p.pending[0])))
 	if more := len(p.pending) - 1; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
