@@ -13,6 +13,7 @@ CGO       := gpuherd-monitor gpuherd-setup
 LDFLAGS   := -s -w -buildid= -X gpuherd/generator/version.version=$(VERSION)
 # go-nvml's symbols resolve when NVML is loaded, not when the program starts.
 CGOFLAGS  := -extldflags=-Wl,-z,lazy
+export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
 .PHONY: help build run test check lint fuzz bench install package clean dependencies tree
