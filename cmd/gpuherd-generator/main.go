@@ -75,14 +75,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 	bySystemd := os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
 	log := newLogger(stderr, bySystemd)
+	// The clock is looked at between steps; the timer is for a step that hangs.
+	begin := time.Now()
+	expired := func() bool { return time.Since(begin) >= *deadline }
 	var stage atomic.Int32
-	timer := time.AfterFunc(*deadline, func() {
+	giveUp := func() {
 		if stage.CompareAndSwap(computing, late) {
 			log.error("gave up after %v: nothing is generated", *deadline)
 			os.Exit(1)
 		}
-		stage.Store(late)
-	})
+	}
+	timer := time.AfterFunc(*deadline, giveUp)
 	defer timer.Stop()
 
 	if info, err := os.Stat(*root); err != nil || !info.IsDir() {
@@ -100,13 +103,16 @@ func run(args []string, stdout, stderr io.Writer) int {
 		log.info("%s", why)
 	}
 
+	if expired() {
+		giveUp()
+	}
 	if !stage.CompareAndSwap(computing, writing) {
 		select {} // the timer has its say, and ends the process
 	}
 	if *dryRun {
 		err = show(stdout, result)
 	} else {
-		err = result.WriteUntil(dirs[0], func() bool { return stage.Load() == late })
+		err = result.WriteUntil(dirs[0], expired)
 	}
 	if err != nil {
 		log.error("%v", err)
@@ -127,23 +133,4 @@ func options(root string, bySystemd bool) (generator.Options, error) {
 	}
 	src, err := config.HostSource(root)
 	return generator.Options{Root: src.Root, Environ: src.Environ}, err
-}
-
-// show prints the units as --dry-run does.
-func show(w io.Writer, r *generator.Result) error {
-	for _, f := range r.Plan.Files {
-		data, err := f.Unit.Bytes()
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, "--- %s ---\n%s\n", f.Path, data); err != nil {
-			return err
-		}
-	}
-	for _, l := range r.Plan.Links {
-		if _, err := fmt.Fprintf(w, "--- %s ---\n-> %s\n\n", l.Path, l.Target); err != nil {
-			return err
-		}
-	}
-	return nil
 }
