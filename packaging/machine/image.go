@@ -107,6 +107,7 @@ func (r recipe) build(ctx context.Context, dir string, log io.Writer) error {
 	args := []string{
 		"--mode=root", "--format=directory", "--variant=minbase",
 		"--aptopt=Acquire::Retries \"5\"",
+		"--dpkgopt=force-unsafe-io", // an image is whole or it is not there
 		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*",
 		"--include=" + strings.Join(r.Packages, ","),
@@ -115,7 +116,7 @@ func (r recipe) build(ctx context.Context, dir string, log io.Writer) error {
 		args = append(args, "--aptopt="+option)
 	}
 	args = append(args, string(r.Suite), tree, hostMirror("/etc/apt", r.Suite))
-	if err := runQuietly(ctx, log, "mmdebstrap", args...); err != nil {
+	if err := runContained(ctx, log, "mmdebstrap", args...); err != nil {
 		return err
 	}
 	if err := r.customise(tree); err != nil {
@@ -159,17 +160,23 @@ func (r recipe) customise(tree string) error {
 			return err
 		}
 	}
-	stage := filepath.Join(tree, stagePath)
-	if err := os.MkdirAll(filepath.Dir(stage), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(stage, []byte(r.Stage), 0o755); err != nil {
-		return err
-	}
-	// Empty: every machine gets an identity of its own, without being taken
-	// for one that boots for the first time, which would preset all units.
-	if err := os.WriteFile(filepath.Join(tree, "etc/machine-id"), nil, 0o444); err != nil {
-		return err
+	for _, file := range []struct {
+		path, data string
+		mode       os.FileMode
+	}{
+		{stagePath, r.Stage, 0o755},
+		{"etc/systemd/journald.conf.d/machine.conf", r.Journald, 0o644},
+		// Empty: every machine gets an identity of its own, without being taken
+		// for one that boots for the first time, which would preset all units.
+		{"etc/machine-id", "", 0o444},
+	} {
+		path := filepath.Join(tree, file.path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(file.data), file.mode); err != nil {
+			return err
+		}
 	}
 	for _, name := range []string{"etc/fstab", "etc/resolv.conf", "var/lib/dbus/machine-id"} {
 		if err := os.RemoveAll(filepath.Join(tree, name)); err != nil {
@@ -179,42 +186,53 @@ func (r recipe) customise(tree string) error {
 	return nil
 }
 
+// contained runs its arguments as a program whose mounts are seen by it alone.
+const contained = `mount --make-rprivate / && mount -t proc proc /proc || exit; "$@"; exit $?`
+
+// runContained is runQuietly for a program that mounts: if it is killed, no
+// mount of it is left in what is deleted then.
+func runContained(ctx context.Context, log io.Writer, name string, args ...string) error {
+	return runProgram(ctx, log, syscall.CLONE_NEWPID|syscall.CLONE_NEWNS, name, args)
+}
+
 // runQuietly runs a program, and shows what it printed if it fails. A run that
 // lasts tells so now and then.
 func runQuietly(ctx context.Context, log io.Writer, name string, args ...string) error {
+	return runProgram(ctx, log, 0, name, args)
+}
+
+func runProgram(ctx context.Context, log io.Writer, namespaces uintptr, name string, args []string) error {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		return fmt.Errorf("%w: see packaging/machine/install-dependencies", err)
 	}
-	cmd := exec.CommandContext(ctx, path, args...)
+	cmd := exec.Command(path, args...)
+	if namespaces != 0 {
+		cmd = exec.Command("/bin/sh", append([]string{"-c", contained, "sh", path}, args...)...)
+	}
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
-	// mmdebstrap undoes its mounts when it is asked to end.
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 20 * time.Second
 	start := time.Now()
-	ended := make(chan struct{})
-	told := make(chan struct{})
-	go func() {
-		defer close(told)
-		tick := time.NewTicker(10 * time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ended:
-				return
-			case <-tick.C:
-				fmt.Fprintf(log, "machine: %s runs for %.0f s\n", name, time.Since(start).Seconds())
-			}
-		}
-	}()
-	err = cmd.Run()
-	close(ended)
-	<-told
+	p, err := startProcess(cmd, namespaces, nil)
 	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", name, err, bytes.TrimSpace(output.Bytes()))
+		return err
 	}
-	return nil
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.done:
+			if p.err != nil {
+				return fmt.Errorf("%s: %w\n%s", name, p.err, bytes.TrimSpace(output.Bytes()))
+			}
+			return nil
+		case <-ctx.Done():
+			p.kill()
+			return fmt.Errorf("%s: %w", name, context.Cause(ctx))
+		case <-tick.C:
+			fmt.Fprintf(log, "machine: %s runs for %.0f s\n", name, time.Since(start).Seconds())
+		}
+	}
 }
 
 // lockFile takes an exclusive lock on the file, waiting for it until ctx ends.

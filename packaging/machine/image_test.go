@@ -1,6 +1,8 @@
 package machine
 
 import (
+	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -45,6 +47,16 @@ func TestRunQuietly(t *testing.T) {
 	err = runQuietly(within(t), io.Discard, "no-such-program")
 	if err == nil || !strings.Contains(err.Error(), "install-dependencies") {
 		t.Errorf("a missing program: got error %v", err)
+	}
+}
+
+func TestRunQuietlyEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	stop := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stop)
+	if err := runQuietly(ctx, io.Discard, "sleep", "60"); !errors.Is(err, stop) {
+		t.Errorf("got error %v", err)
 	}
 }
 

@@ -59,7 +59,7 @@ func (m *Machine) startNspawn(image Image) error {
 		"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1",
 	}
 	cmd.Stdout, cmd.Stderr = m.console, m.console
-	m.process, err = startProcess(cmd, syscall.CLONE_NEWNS, nil)
+	m.process, err = startProcess(cmd, syscall.CLONE_NEWPID|syscall.CLONE_NEWNS, nil)
 	return err
 }
 

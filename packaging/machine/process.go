@@ -9,21 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a command and all its descendants, in a PID namespace of their
-// own: they end with the command's end, with kill, and with the end of this
-// program however it comes.
+// process is a command that ends with kill, and with the end of this program
+// however it comes. In a PID namespace of its own, all its descendants end with
+// it.
 type process struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed once all of it has ended
+	done chan struct{} // closed once it has ended
 	err  error         // how the command ended; valid after done
 }
 
-// startProcess starts cmd in new namespaces, pinned to the given CPUs, or to
-// none where the list is empty. cmd is the namespace's first process, so it
-// must reap what it is left; a shell does.
+// startProcess starts cmd in new namespaces (flags of clone(2)), pinned to the
+// given CPUs, or to none where the list is empty. The first process of a PID
+// namespace must reap what it is left; a shell does.
 func startProcess(cmd *exec.Cmd, namespaces uintptr, cpus []int) (*process, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWPID | namespaces,
+		Cloneflags: namespaces,
 		Setsid:     true, // a terminal's ^C is for this program alone
 		Pdeathsig:  syscall.SIGKILL,
 	}
@@ -58,7 +58,7 @@ func startProcess(cmd *exec.Cmd, namespaces uintptr, cpus []int) (*process, erro
 	return p, nil
 }
 
-// kill ends the process and all its descendants, and returns when they are gone.
+// kill ends the process, and returns when it is gone.
 func (p *process) kill() {
 	// An error says that it has ended already.
 	_ = p.cmd.Process.Kill()

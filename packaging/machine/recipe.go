@@ -62,6 +62,10 @@ var masked = []string{
 // consoles and init scripts that are not there.
 var keptGenerators = []string{"systemd-fstab-generator"}
 
+// journald keeps the lines of any test: by default it would drop the oldest
+// at a tenth of this small disk.
+const journald = "[Journal]\nSystemMaxUse=1G\n"
+
 // recipe is everything that shapes an image.
 type recipe struct {
 	Format       int // raised when the code that makes an image changes what it makes
@@ -71,6 +75,7 @@ type recipe struct {
 	Masked       []string
 	Generators   []string // kept
 	Stage        string
+	Journald     string
 	DiskBytes    int64
 }
 
@@ -83,6 +88,7 @@ func newRecipe(suite Suite) recipe {
 		Masked:       masked,
 		Generators:   keptGenerators,
 		Stage:        string(guestFile("stage")),
+		Journald:     journald,
 		DiskBytes:    2 << 30, // sparse
 	}
 }

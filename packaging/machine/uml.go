@@ -43,7 +43,7 @@ func (m *Machine) startUML(image Image) error {
 	cmd.Dir = m.folder.path
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + m.folder.path /* for .uml */, "TMPDIR=" + memoryDir}
 	cmd.Stdout, cmd.Stderr = m.console, m.console
-	m.process, err = startProcess(cmd, 0, []int{cpu})
+	m.process, err = startProcess(cmd, syscall.CLONE_NEWPID, []int{cpu})
 	return err
 }
 
