@@ -67,7 +67,7 @@ func (s *settings) options(conf *config.Config, output io.Writer, log *slog.Logg
 	if len(argv) == 0 {
 		return nil, errors.New("no program is configured to run jobs")
 	}
-	consumer := s.consumer
+	consumer, transient := s.consumer, false
 	if consumer == "" {
 		host, err := conf.HostName()
 		if err != nil {
@@ -77,7 +77,7 @@ func (s *settings) options(conf *config.Config, output io.Writer, log *slog.Logg
 		if instance == "" {
 			// From a terminal there may be any number at once. Nobody comes
 			// after it by this name: its lease has to run out.
-			instance = "pid" + strconv.Itoa(os.Getpid())
+			instance, transient = "pid"+strconv.Itoa(os.Getpid()), true
 		}
 		consumer = host + "/redis-worker@" + instance
 	}
@@ -108,6 +108,7 @@ func (s *settings) options(conf *config.Config, output io.Writer, log *slog.Logg
 		Options: redisworker.Options{
 			Queue:        q,
 			Consumer:     consumer,
+			Transient:    transient,
 			Executor:     &redisworker.Exec{Argv: argv, Env: os.Environ(), Output: output, Subreaper: true},
 			Log:          log,
 			Ping:         func(ctx context.Context) error { return client.Ping(ctx).Err() },

@@ -34,6 +34,15 @@ func (q *Queue) Consumer(name string) *Consumer {
 // Name returns the consumer's name.
 func (c *Consumer) Name() string { return c.name }
 
+// Leave makes Redis forget the consumer's name, unless it holds entries. It is
+// for names that nobody will have again.
+func (c *Consumer) Leave(ctx context.Context) error {
+	if err := leaveScript.Run(ctx, c.q.redis, c.q.shared[:3], c.name).Err(); err != nil {
+		return fmt.Errorf("cannot leave queue: %w", err)
+	}
+	return nil
+}
+
 type entry struct {
 	stream     Priority
 	id         string

@@ -252,6 +252,35 @@ func TestFencing(t *testing.T) {
 	}
 }
 
+// TestFencingByOwner: XCLAIM JUSTID gives an entry away and leaves the
+// delivery count as it is.
+func TestFencingByOwner(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: short.Block})
+	f.add("id", "job-1", "payload", "1")
+	c := f.claim(f.Consumer("a"))
+	m := f.redis.XRange(f.ctx, f.Key("jobs"), "-", "+").Val()
+	f.must(f.redis.XClaimJustID(f.ctx, &redis.XClaimArgs{Stream: f.Key("jobs"), Group: queue.Group, Consumer: "b", Messages: []string{m[0].ID}}).Err())
+	f.lost("Renew", c.Renew(f.ctx, ""))
+	f.lost("Finish", c.Finish(f.ctx, nil))
+}
+
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	idle, busy := f.Consumer("idle"), f.Consumer("busy")
+	f.none(idle)
+	f.add("id", "job-1", "payload", "1")
+	c := f.claim(busy)
+	f.must(idle.Leave(f.ctx))
+	f.must(busy.Leave(f.ctx))
+	names, err := f.redis.XInfoConsumers(f.ctx, f.Key("jobs"), queue.Group).Result()
+	if err != nil || len(names) != 1 || names[0].Name != "busy" {
+		t.Errorf("consumers %+v, %v", names, err)
+	}
+	f.must(c.Finish(f.ctx, nil))
+}
+
 func TestRenewKeepsTheLease(t *testing.T) {
 	t.Parallel()
 	f := setup(t, short)
@@ -381,6 +410,9 @@ func TestPaused(t *testing.T) {
 	f.add("id", "job-1", "payload", "p")
 	if _, err := w.Claim(f.ctx); !errors.Is(err, queue.ErrPaused) {
 		t.Fatalf("claim of a paused queue: %v", err)
+	}
+	if n := f.redis.XLen(f.ctx, f.Key("jobs")).Val(); n != 1 {
+		t.Errorf("%d entries wait where they were put", n)
 	}
 	f.must(f.Resume(f.ctx))
 	f.must(f.claim(w).Finish(f.ctx, nil))

@@ -305,3 +305,18 @@ local f = fields()
 if f then redis.call('XADD', KEYS[tonumber(ARGV[1])], '*', unpack(f)) end
 drop()
 return 1`)
+
+// leaveScript forgets a consumer, where it holds nothing: with what it holds
+// the redelivery would be lost. Returns how many of the streams knew it.
+//
+//	KEYS[1…3] the streams  ARGV[1] the consumer
+var leaveScript = redis.NewScript(`
+local n = 0
+for i = 1, 3 do
+  local p = redis.pcall('XPENDING', KEYS[i], 'workers', '-', '+', 1, ARGV[1])
+  if not p.err and not p[1] then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[i], 'workers', ARGV[1])
+    n = n + 1
+  end
+end
+return n`)

@@ -37,6 +37,9 @@ type Options struct {
 	// Watchdog is how often systemd wants to hear WATCHDOG=1; 0 for never.
 	Watchdog time.Duration
 
+	// Transient: nobody will work under this consumer's name again.
+	Transient bool
+
 	DrainTimeout time.Duration // for the job to finish once drain is asked for: 25 s
 	JobTimeout   time.Duration // of an attempt whose job does not say; 0: none
 }
@@ -94,6 +97,15 @@ func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) error {
 	}
 	err := w.work(ctx)
 	w.stopping()
+	if w.Transient {
+		if err := do(w, func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleGrace)
+			defer cancel()
+			return w.consumer.Leave(ctx)
+		}); err != nil {
+			w.Log.Warn("a consumer's name is left over", "consumer", w.Consumer, "error", err)
+		}
+	}
 	return err
 }
 
