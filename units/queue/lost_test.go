@@ -1,0 +1,113 @@
+package queue_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"gpuherd/units/queue"
+)
+
+// losesAnswers lets each script run, and loses its answer the first time.
+type losesAnswers struct{ lost map[string]bool }
+
+var errLostAnswer = errors.New("answer is lost")
+
+func (losesAnswers) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (losesAnswers) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (l losesAnswers) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		what := cmd.Name()
+		if what == "eval" || what == "evalsha" {
+			what = cmd.Args()[1].(string)
+		}
+		if err == nil && !l.lost[what] {
+			l.lost[what] = true
+			cmd.SetErr(errLostAnswer)
+			return errLostAnswer
+		}
+		return err
+	}
+}
+
+// TestLostAnswers: a command that timed out may have been done. Nothing is
+// lost by it, nothing done twice, and it costs no attempt.
+func TestLostAnswers(t *testing.T) {
+	t.Parallel()
+	f := setup(t, short)
+	client := f.srv.Client(t)
+	client.(*redis.Client).AddHook(losesAnswers{map[string]bool{}})
+	q, err := queue.New(client, "gpuherd", "gpu", short)
+	f.must(err)
+
+	// again repeats what failed for want of an answer.
+	lost := 0
+	again := func(do func() error) {
+		t.Helper()
+		for range 10 {
+			err := do()
+			if err == nil {
+				return
+			}
+			if !errors.Is(err, errLostAnswer) {
+				t.Fatal(err)
+			}
+			lost++
+		}
+		t.Fatal("it never got through")
+	}
+	w := q.Consumer("a")
+	claim := func() (c *queue.Claim) {
+		t.Helper()
+		for c == nil && f.ctx.Err() == nil {
+			again(func() (err error) { c, err = w.Claim(f.ctx); return })
+		}
+		return c
+	}
+	for _, id := range []string{"finishes", "is released", "fails"} {
+		again(func() error {
+			_, err := q.Enqueue(f.ctx, queue.Job{ID: id, MaxAttempts: 1})
+			return err
+		})
+	}
+	c := claim()
+	again(func() error { return c.Renew(f.ctx, "") })
+	again(func() error { return c.Finish(f.ctx, []byte("r")) })
+	c = claim()
+	again(func() error { return c.Release(f.ctx) })
+	c = claim()
+	if c.ID != "is released" || c.Attempt != 1 {
+		t.Errorf("claimed %s, attempt %d", c.ID, c.Attempt)
+	}
+	again(func() error { return c.Finish(f.ctx, []byte("r")) })
+	c = claim()
+	again(func() error { _, err := c.Fail(f.ctx, queue.Failure{Error: "e"}); return err })
+
+	f.want("finishes", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "r"})
+	f.want("is released", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "r"})
+	f.want("fails", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "e"})
+	if n := len(f.dead()); n != 1 {
+		t.Errorf("%d entries in dead", n)
+	}
+	f.empty()
+	if lost < 6 {
+		t.Errorf("only %d answers were lost", lost)
+	}
+
+	// Malformed entries, and the blocking read.
+	f.add("payload", "no id")
+	f.add("id", "last")
+	c = claim()
+	again(func() error { return c.Finish(f.ctx, nil) })
+	if n := len(f.dead()); n != 2 {
+		t.Errorf("%d entries in dead", n)
+	}
+	f.empty()
+}
