@@ -49,6 +49,7 @@ func values(f *unitfile.File, section string, keys ...string) []string {
 
 func TestDefaults(t *testing.T) {
 	t.Parallel()
+	rate := []string{"LogRateLimitIntervalSec", "LogRateLimitBurst"}
 	restart := []string{"Restart", "RestartSec", "RestartSteps", "RestartMaxDelaySec"}
 	tests := map[string]struct {
 		text    string
@@ -69,7 +70,8 @@ func TestDefaults(t *testing.T) {
 		"environment first":       {"Environment=A=own", 252, []string{"Environment"}, []string{"Environment=A=conf", `Environment="B=50%% of 'it'"`, "Environment=A=own"}},
 		"too new is left out":     {"ExitType=cgroup\nOpenFile=/etc/x", 252, []string{"ExitType", "OpenFile"}, []string{"ExitType=cgroup"}},
 		"an unknown one is kept":  {"Frobnicate=1", 252, []string{"Frobnicate"}, []string{"Frobnicate=1"}},
-		"journal drops no line":   {"", 252, []string{"LogRateLimitIntervalSec"}, []string{"LogRateLimitIntervalSec=0"}},
+		"journal drops no line":   {"", 252, rate, []string{"LogRateLimitIntervalSec=1us", "LogRateLimitBurst=1000000"}},
+		"own rate limit":          {"LogRateLimitBurst=5", 252, rate, []string{"LogRateLimitBurst=5"}},
 		"out of memory kills all": {"", 252, []string{"OOMPolicy"}, []string{"OOMPolicy=kill"}},
 	}
 	for name, tt := range tests {

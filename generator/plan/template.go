@@ -129,7 +129,13 @@ func (m *maker) serviceDefaults(d *defaults, c *choice) bool {
 	// on with a half-dead process tree; "kill" takes all of it and gives the
 	// unit the result oom-kill.
 	d.set("OOMPolicy", "kill")
-	d.set("LogRateLimitIntervalSec", "0")
+	// No line may be dropped. 0 would not do that: systemd takes it for "not
+	// set", and journald's own limit holds. Nobody prints a million lines in
+	// a microsecond.
+	if !d.has("LogRateLimitIntervalSec", "LogRateLimitBurst") {
+		d.set("LogRateLimitIntervalSec", "1us")
+		d.set("LogRateLimitBurst", "1000000")
+	}
 	// Only what needs no mount namespace: a restart has to take milliseconds.
 	d.set("NoNewPrivileges", "yes")
 	d.set("LockPersonality", "yes")
