@@ -283,8 +283,8 @@ func TestBootHangs(t *testing.T) {
 
 // TestKilled: a machine ends with its program, however that ends.
 func TestKilled(t *testing.T) {
-	if folder := os.Getenv("MACHINE_TEST_BOOT"); folder != "" {
-		m, err := Boot(t.Context(), Config{Backend: Backend(folder)})
+	if backend := os.Getenv("MACHINE_TEST_BOOT"); backend != "" {
+		m, err := Boot(t.Context(), Config{Backend: Backend(backend)})
 		if err != nil {
 			t.Fatal(err)
 		}

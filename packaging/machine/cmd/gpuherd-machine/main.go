@@ -71,12 +71,9 @@ func run(ctx context.Context, args []string) int {
 func newFlags() (*flag.FlagSet, *machine.Config, *time.Duration) {
 	flags := flag.NewFlagSet("gpuherd-machine run", flag.ContinueOnError)
 	config := &machine.Config{Env: map[string]string{}, Log: os.Stderr}
-	text := func(name, value, help string, set func(string) error) {
-		flags.Func(name, help+" (default "+value+")", set)
-	}
-	text("backend", "uml", "`uml`, nspawn or host", func(s string) error { config.Backend = machine.Backend(s); return nil })
-	text("suite", "bookworm", "`bookworm` or trixie", func(s string) error { config.Suite = machine.Suite(s); return nil })
-	text("memory", "1500M", "`SIZE` of the machine's memory, uml only", func(s string) (err error) {
+	flags.Func("backend", "`uml`, nspawn or host (default uml)", func(s string) error { config.Backend = machine.Backend(s); return nil })
+	flags.Func("suite", "`bookworm` or trixie (default bookworm)", func(s string) error { config.Suite = machine.Suite(s); return nil })
+	flags.Func("memory", "`SIZE` of the machine's memory, uml only (default 1500M)", func(s string) (err error) {
 		config.Memory, err = units.RAMInBytes(s)
 		return err
 	})
