@@ -4,8 +4,8 @@ package acceptance
 
 import (
 	"bufio"
+	"fmt"
 	"os/exec"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -39,12 +39,12 @@ func TestEveryLineKept(t *testing.T) {
 	count := make([]int, lines)
 	damaged := 0
 	for scanner := bufio.NewScanner(stdout); scanner.Scan(); {
-		rest, ok := strings.CutPrefix(scanner.Text(), "line ")
-		if !ok || len(rest) < 7 {
+		line, ok := strings.CutPrefix(scanner.Text(), "["+id+"] ")
+		if !ok {
 			continue // the worker's own words
 		}
-		i, err := strconv.Atoi(rest[:7])
-		if err != nil || i < 0 || i >= lines || scanner.Text() != numbered(i, length) {
+		var i int
+		if _, err := fmt.Sscanf(line, "line %d ", &i); err != nil || i < 0 || i >= lines || line != numbered(i, length) {
 			damaged++
 			continue
 		}

@@ -37,7 +37,7 @@ type setting struct {
 // anywhere are the tests that need no limits and no second GPU's node.
 var anywhere = []string{
 	"TestDropInShows", "TestUnitsVerify", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
-	"TestBrokenServiceFile", "TestEveryLineKept", "TestRedisAway",
+	"TestBrokenServiceFile", "TestRedisAway",
 }
 
 func settings() []setting {
@@ -49,7 +49,8 @@ func settings() []setting {
 				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
 				conf:  "[GPU]\nSimulate=yes\n",
-				tests: append([]string{"TestContainer"}, anywhere...),
+				// Printing as fast as it can belongs where processes are fast.
+				tests: append([]string{"TestContainer", "TestEveryLineKept"}, anywhere...),
 			},
 			setting{
 				name: "workers-off-" + string(suite),
