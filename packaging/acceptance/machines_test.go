@@ -48,7 +48,7 @@ func settings() []setting {
 				name: "container-" + string(suite),
 				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
-				conf:  "[GPU]\nSimulate=yes\n",
+				conf: "[GPU]\nSimulate=yes\n",
 				// Printing as fast as it can belongs where processes are fast.
 				tests: append([]string{"TestContainer", "TestEveryLineKept"}, anywhere...),
 			},
