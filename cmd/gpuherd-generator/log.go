@@ -26,11 +26,14 @@ const (
 	maxMessage = 900
 )
 
+// journalSocket is journald's end of syslog(3).
+const journalSocket = "/run/systemd/journal/dev-log"
+
 // A logger writes to stderr, and to the kernel log where systemd is the one
-// that started us: the journal is not up at that time and takes it from there.
+// that started us: at boot the journal is not up yet and takes it from there.
 type logger struct {
 	stderr io.Writer
-	kmsg   int // −1: none
+	kmsg   int // /dev/kmsg or the journal's socket; −1: none
 
 	mu sync.Mutex // the timer logs too
 }
@@ -38,12 +41,26 @@ type logger struct {
 func newLogger(stderr io.Writer, bySystemd bool) *logger {
 	l := &logger{stderr: stderr, kmsg: -1}
 	if bySystemd {
-		// Unprivileged containers have none; stderr has to do there.
-		if fd, err := syscall.Open("/dev/kmsg", syscall.O_WRONLY|syscall.O_NOCTTY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0); err == nil {
-			l.kmsg = fd
-		}
+		l.kmsg = openLog("/dev/kmsg", journalSocket)
 	}
 	return l
+}
+
+// openLog opens the kernel log. Most containers have none: there the lines go
+// to the journal, if it is up, and reach it at boot by gpuherd-setup alone.
+func openLog(kmsg, journal string) int {
+	if fd, err := syscall.Open(kmsg, syscall.O_WRONLY|syscall.O_NOCTTY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0); err == nil {
+		return fd
+	}
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1
+	}
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: journal}); err != nil {
+		_ = syscall.Close(fd)
+		return -1
+	}
+	return fd
 }
 
 func (l *logger) error(format string, args ...any)   { l.log(prioError, format, args...) }

@@ -3,8 +3,12 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -65,5 +69,34 @@ func TestNoKernelLogByHand(t *testing.T) {
 	t.Parallel()
 	if l := newLogger(&bytes.Buffer{}, false); l.kmsg != -1 {
 		t.Error("by hand it writes to the kernel log")
+	}
+}
+
+func TestJournalWhereThereIsNoKernelLog(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "dev-log")
+	journal, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer journal.Close()
+	missing := filepath.Join(dir, "kmsg")
+	l := logger{stderr: io.Discard, kmsg: openLog(missing, path)}
+	if l.kmsg < 0 {
+		t.Fatal("the journal was not opened")
+	}
+	defer syscall.Close(l.kmsg)
+	l.error("bad")
+	l.warning("odd")
+	for _, want := range []string{"<3>gpuherd-generator[%d]: bad\n", "<4>gpuherd-generator[%d]: odd\n"} {
+		buf := make([]byte, 1000)
+		n, err := journal.Read(buf)
+		if got, want := string(buf[:n]), fmt.Sprintf(want, os.Getpid()); err != nil || got != want {
+			t.Errorf("the journal got %q (%v), want %q", got, err, want)
+		}
+	}
+	if fd := openLog(missing, missing); fd >= 0 {
+		t.Errorf("opened %d where there is no log", fd)
 	}
 }
