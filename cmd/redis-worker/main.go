@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -49,17 +50,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 	set.register(flags)
 	showVersion := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
-		if err == flag.ErrHelp {
+		if errors.Is(err, flag.ErrHelp) {
 			return 0
 		}
 		return exitUsage
 	}
 	if *showVersion {
-		fmt.Fprintln(stdout, version.String())
+		if _, err := fmt.Fprintln(stdout, version.String()); err != nil {
+			return 1
+		}
 		return 0
 	}
 	if flags.NArg() > 0 {
-		fmt.Fprintf(stderr, "redis-worker: unexpected argument %q\n", flags.Arg(0))
+		_, _ = fmt.Fprintf(stderr, "redis-worker: unexpected argument %q\n", flags.Arg(0))
 		flags.Usage()
 		return exitUsage
 	}
@@ -75,7 +78,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		log.Error("cannot start", "error", err)
 		return exitConfig
 	}
-	defer opts.client.Close()
+	defer func() { _ = opts.client.Close() }()
 	opts.Notify = func(state string) {
 		if _, err := daemon.SdNotify(false, state); err != nil {
 			log.Debug("cannot tell systemd", "error", err)

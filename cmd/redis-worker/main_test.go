@@ -106,10 +106,9 @@ type worker struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 
-	mu    sync.Mutex
-	told  []string
-	log   bytes.Buffer
-	ended bool
+	mu   sync.Mutex
+	told []string
+	log  bytes.Buffer
 }
 
 func (w *worker) Write(p []byte) (int, error) {

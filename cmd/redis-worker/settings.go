@@ -100,7 +100,7 @@ func (s *settings) options(conf *config.Config, output io.Writer, log *slog.Logg
 	}
 	q, err := queue.New(client, conf.Redis.Prefix, name, queue.Options{})
 	if err != nil {
-		client.Close()
+		_ = client.Close()
 		return nil, err
 	}
 	return &options{

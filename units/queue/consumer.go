@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -103,7 +104,7 @@ func (c *Consumer) take(ctx context.Context) error {
 	if look {
 		lease = max(c.q.opts.Lease.Milliseconds(), 1)
 	}
-	keys := append(c.q.shared[:3:3], c.q.Key("paused"))
+	keys := slices.Concat(c.q.shared[:3], []string{c.q.Key("paused")})
 	r, err := takeScript.Run(ctx, c.q.redis, keys, c.name, own, lease, maxEntry, maxFields).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return err

@@ -72,7 +72,7 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 		ctx, cancel = context.WithTimeoutCause(ctx, a.Timeout, errTimeout)
 		defer cancel()
 	}
-	cmd := exec.Command(e.Argv[0], e.Argv[1:]...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), e.Argv[0], e.Argv[1:]...)
 	cmd.Env = environment(e.Env, a)
 	p, err := startProcess(cmd)
 	if err != nil {
@@ -88,19 +88,19 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 	readers.Go(func() { readLines(p.stdout, out.line) })
 	readers.Go(func() {
 		readLines(p.stderr, func(part []byte, end bool) {
-			stderr.Write(part)
+			stderr.add(part)
 			if end {
-				stderr.Write([]byte{'\n'})
+				stderr.add([]byte{'\n'})
 			}
 			log.write(part)
 		})
 	})
-	readers.Go(func() { io.Copy(&result, p.result) })
+	readers.Go(func() { _, _ = io.Copy(&result, p.result) })
 	var line capture
 	line.most = maxProgress
 	readers.Go(func() {
 		readLines(p.progress, func(part []byte, end bool) {
-			line.Write(part)
+			line.add(part)
 			if !end {
 				return
 			}
@@ -112,8 +112,8 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 	})
 	readers.Go(func() {
 		// A program need not read its input: EPIPE is no error.
-		p.stdin.Write(a.Payload)
-		p.stdin.Close()
+		_, _ = p.stdin.Write(a.Payload)
+		_ = p.stdin.Close()
 	})
 
 	killed := p.wait(ctx)

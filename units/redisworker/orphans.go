@@ -31,8 +31,8 @@ func endOrphans() bool {
 			return true
 		}
 		for _, pid := range pids {
-			unix.Kill(pid, unix.SIGKILL)
-			unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			_ = unix.Kill(pid, unix.SIGKILL)
+			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
 		}
 		time.Sleep(time.Millisecond)
 	}

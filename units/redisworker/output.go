@@ -46,21 +46,25 @@ type capture struct {
 	over bool // there was more
 }
 
+// Write makes it an io.Writer, which never fails.
 func (c *capture) Write(p []byte) (int, error) {
-	n := len(p)
+	c.add(p)
+	return len(p), nil
+}
+
+func (c *capture) add(p []byte) {
 	if c.tail {
 		c.buf = append(c.buf, p...)
 		if extra := len(c.buf) - c.most; extra > 0 {
 			c.buf = append(c.buf[:0], c.buf[extra:]...)
 			c.over = true
 		}
-		return n, nil
+		return
 	}
-	if room := c.most - len(c.buf); n > room {
+	if room := c.most - len(c.buf); len(p) > room {
 		p, c.over = p[:room], true
 	}
 	c.buf = append(c.buf, p...)
-	return n, nil
 }
 
 func (c *capture) reset() { c.buf, c.over = c.buf[:0], false }
@@ -78,7 +82,7 @@ func (p *prefixed) write(line []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.buf = append(append(append(p.buf[:0], p.prefix...), line...), '\n')
-	p.w.Write(p.buf)
+	_, _ = p.w.Write(p.buf) // there is nowhere else to say that the log is gone
 }
 
 // stdout passes a job's lines on to the log, all but the last that is not

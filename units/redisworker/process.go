@@ -34,7 +34,7 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	var theirs []*os.File
 	closeTheirs := func() {
 		for _, f := range theirs {
-			f.Close()
+			_ = f.Close()
 		}
 	}
 	pipe := func(ours **os.File, weWrite bool) (*os.File, error) {
@@ -86,14 +86,18 @@ func (p *process) live(cmd *exec.Cmd, started chan<- error) {
 	}
 	p.pid = cmd.Process.Pid
 	started <- nil
-	for unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	for {
+		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err != unix.EINTR { //nolint:errorlint // system calls return the bare number
+			break
+		}
 	}
 	close(p.exited)
 	p.signal(unix.SIGKILL)
 	p.mu.Lock()
 	p.free = true
 	p.mu.Unlock()
-	cmd.Wait()
+	_ = cmd.Wait() // what it says is in the state
 	p.state = cmd.ProcessState
 	close(p.reaped)
 }
@@ -104,7 +108,7 @@ func (p *process) signal(sig unix.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.free {
-		unix.Kill(-p.pid, sig)
+		_ = unix.Kill(-p.pid, sig)
 	}
 }
 
@@ -155,16 +159,16 @@ func (p *process) gone() bool {
 func (p *process) closeAfter(d time.Duration) {
 	at := time.Now().Add(d)
 	for _, f := range []*os.File{p.stdout, p.stderr, p.result, p.progress} {
-		f.SetReadDeadline(at)
+		_ = f.SetReadDeadline(at)
 	}
 	// Nobody is left who should read the rest of the payload.
-	p.stdin.SetWriteDeadline(time.Now())
+	_ = p.stdin.SetWriteDeadline(time.Now())
 }
 
 func (p *process) close() {
 	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr, p.result, p.progress} {
 		if f != nil {
-			f.Close()
+			_ = f.Close()
 		}
 	}
 }

@@ -88,33 +88,35 @@ func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-ch
 
 // end settles a claim according to its outcome.
 func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.Duration) error {
-	w.Log.Info("job ended", "job", c.ID, "attempt", c.Attempt, "verdict", o.Verdict, "took", took.Round(time.Millisecond), "error", o.Error)
+	more := []any{"took", took.Round(time.Millisecond)}
+	if o.Error != "" {
+		more = append(more, "error", o.Error)
+	}
 	if o.Leftover {
 		w.Log.Error("processes of the job do not end", "job", c.ID)
 	}
 	switch o.Verdict {
 	case Succeeded:
-		w.settle(ctx, c, "finished", func(ctx context.Context) error { return c.Finish(ctx, o.Result) })
+		w.settle(ctx, c, "finished", func(ctx context.Context) error { return c.Finish(ctx, o.Result) }, more...)
 	case Stopped:
 		if o.Leftover {
 			// It may still be at work: nobody else is to begin before the
 			// lease has run out.
 			return nil
 		}
-		w.settle(ctx, c, "handed back", c.Release)
+		w.settle(ctx, c, "handed back", c.Release, more...)
 	case Unable:
-		w.settle(ctx, c, "handed back", c.Release)
+		w.settle(ctx, c, "handed back", c.Release, more...)
 		return fmt.Errorf("cannot run jobs: %s", o.Error)
 	default:
-		what := "failed"
 		f := queue.Failure{Error: o.Error, Stderr: o.Stderr, Permanent: o.Verdict == Permanent}
-		w.settle(ctx, c, what, func(ctx context.Context) error {
+		w.settle(ctx, c, "failed", func(ctx context.Context) error {
 			dead, err := c.Fail(ctx, f)
 			if dead && err == nil {
 				w.Log.Warn("job is dead", "job", c.ID, "attempts", c.Attempt, "error", o.Error)
 			}
 			return err
-		})
+		}, more...)
 	}
 	return nil
 }
@@ -194,20 +196,4 @@ func jobStatus(c *queue.Claim, l *lease, draining bool) string {
 		s += " (Redis does not answer)"
 	}
 	return s
-}
-
-// String is what logs show.
-func (v Verdict) String() string {
-	switch v {
-	case Succeeded:
-		return "succeeded"
-	case Failed:
-		return "failed"
-	case Permanent:
-		return "failed for good"
-	case Stopped:
-		return "stopped"
-	default:
-		return "unable"
-	}
 }

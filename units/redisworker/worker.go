@@ -260,8 +260,9 @@ func (w *Worker) back() {
 }
 
 // settle tells Redis what became of a claim, until it has heard it or there is
-// no time left. It returns whether it was heard.
-func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell func(context.Context) error) bool {
+// no time left. more is for the log.
+func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell func(context.Context) error, more ...any) {
+	log := w.Log.With(append([]any{"job", c.ID, "attempt", c.Attempt}, more...)...)
 	for {
 		err := do(w, func() error {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -271,19 +272,19 @@ func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell f
 		switch {
 		case err == nil:
 			w.back()
-			w.Log.Info("job "+what, "job", c.ID, "attempt", c.Attempt)
-			return true
+			log.Info("job " + what)
+			return
 		case errors.Is(err, queue.ErrLost):
 			w.back()
-			w.Log.Warn("lease is lost, nothing is written", "job", c.ID, "attempt", c.Attempt)
-			return false
+			log.Warn("lease is lost, nothing is written")
+			return
 		}
 		w.away(err)
 		w.say(fmt.Sprintf("job %s %s, but Redis does not answer", c.ID, what))
 		if w.stopped(ctx) && (ctx.Err() != nil || time.Now().After(w.deadline.Add(settleGrace))) {
 			// Its lease runs out, or its successor takes it at once.
-			w.Log.Error("cannot tell Redis before the end", "job", c.ID, "attempt", c.Attempt, "what", what, "error", err)
-			return false
+			log.Error("cannot tell Redis before the end", "what", what, "cause", err)
+			return
 		}
 		w.wait(w.backoff.Next())
 	}

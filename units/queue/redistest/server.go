@@ -66,7 +66,9 @@ func Start(tb testing.TB, args ...string) *Server {
 				tb.Logf("redis-server said:\n%s", log)
 			}
 		}
-		os.RemoveAll(dir)
+		if err := os.RemoveAll(dir); err != nil {
+			tb.Errorf("cannot clean up: %v", err)
+		}
 	})
 	s.Restart()
 	return s
@@ -82,7 +84,7 @@ func (s *Server) Client(tb testing.TB, opts ...redisclient.Option) redis.Univers
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { c.Close() })
+	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
@@ -98,8 +100,8 @@ func (s *Server) Restart() {
 	if err != nil {
 		s.tb.Fatal(err)
 	}
-	defer log.Close()
-	cmd := exec.Command(path, append([]string{
+	defer func() { _ = log.Close() }()
+	cmd := exec.CommandContext(context.Background(), path, append([]string{
 		"--port", "0", "--unixsocket", s.Socket, "--dir", s.Dir, "--daemonize", "no",
 		"--save", "", "--appendonly", "yes", "--appendfsync", "always", "--enable-debug-command", "local",
 	}, s.args...)...)
@@ -116,7 +118,7 @@ func (s *Server) Restart() {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			cmd.Wait()
+			_ = cmd.Wait() // it ends by a signal
 		}
 	}()
 	if err := <-started; err != nil {
@@ -133,7 +135,7 @@ func (s *Server) answers() error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
 	for {
@@ -162,14 +164,14 @@ func (s *Server) end(sig syscall.Signal) {
 	if s.process == nil {
 		return
 	}
-	s.process.Signal(sig)
+	_ = s.process.Signal(sig) // it may have ended by itself
 	select {
 	case <-s.ended:
 	case <-time.After(wait):
 		s.tb.Errorf("redis-server did not end on %v", sig)
 	}
 	s.process = nil
-	os.Remove(s.Socket)
+	_ = os.Remove(s.Socket) // SIGTERM has removed it
 }
 
 // Pause stops the process: connections stay open, and nothing answers.

@@ -1,0 +1,150 @@
+package queue_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"gpuherd/units/queue"
+	"gpuherd/units/queue/redistest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// short lets leases and waits pass quickly.
+var short = queue.Options{Lease: 300 * time.Millisecond, Block: 50 * time.Millisecond}
+
+type fixture struct {
+	*queue.Queue
+	t     testing.TB
+	ctx   context.Context
+	redis redis.UniversalClient
+	srv   *redistest.Server
+}
+
+func setup(t testing.TB, opts queue.Options, server ...string) *fixture {
+	t.Helper()
+	srv := redistest.Start(t, server...)
+	f := &fixture{t: t, redis: srv.Client(t), srv: srv}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	f.ctx = ctx
+	var err error
+	if f.Queue, err = queue.New(f.redis, "gpuherd", "gpu", opts); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// add is what a producer without this package sends.
+func (f *fixture) add(fields ...any) {
+	f.t.Helper()
+	if err := f.redis.XAdd(f.ctx, &redis.XAddArgs{Stream: "gpuherd:queue:{gpu}:jobs", Values: fields}).Err(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// claim wants a job.
+func (f *fixture) claim(c *queue.Consumer) *queue.Claim {
+	f.t.Helper()
+	for f.ctx.Err() == nil {
+		claim, err := c.Claim(f.ctx)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if claim != nil {
+			return claim
+		}
+	}
+	f.t.Fatal("no job came")
+	return nil
+}
+
+// none wants that no job comes in a few tries.
+func (f *fixture) none(c *queue.Consumer) {
+	f.t.Helper()
+	for range 3 {
+		claim, err := c.Claim(f.ctx)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if claim != nil {
+			f.t.Fatalf("claimed %q, attempt %d", claim.ID, claim.Attempt)
+		}
+	}
+}
+
+func (f *fixture) record(id string) queue.Record {
+	f.t.Helper()
+	r, ok, err := f.Get(f.ctx, id)
+	if err != nil || !ok {
+		f.t.Fatalf("record of %s: %v, %v", id, ok, err)
+	}
+	return r
+}
+
+func (f *fixture) want(id string, want queue.Record) {
+	f.t.Helper()
+	if diff := cmp.Diff(want, f.record(id), cmpopts.IgnoreTypes(time.Time{})); diff != "" {
+		f.t.Errorf("record of %s (-want +got):\n%s", id, diff)
+	}
+}
+
+// empty wants that no stream and no pending list holds anything.
+func (f *fixture) empty() {
+	f.t.Helper()
+	for _, name := range []string{"jobs:high", "jobs", "jobs:low"} {
+		if n := f.redis.XLen(f.ctx, f.Key(name)).Val(); n != 0 {
+			f.t.Errorf("%s holds %d entries", name, n)
+		}
+		p, err := f.redis.XPending(f.ctx, f.Key(name), queue.Group).Result()
+		if err != nil || p.Count != 0 {
+			f.t.Errorf("%s has %d pending, %v", name, p.Count, err)
+		}
+	}
+}
+
+func (f *fixture) dead() []redis.XMessage {
+	f.t.Helper()
+	m, err := f.redis.XRange(f.ctx, f.Key("dead"), "-", "+").Result()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return m
+}
+
+func (f *fixture) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) lost(what string, err error) {
+	f.t.Helper()
+	if !errors.Is(err, queue.ErrLost) {
+		f.t.Errorf("%s by who lost the lease: %v", what, err)
+	}
+}
+
+// blocked waits until n clients sit in a blocking read.
+func (f *fixture) blocked(n int) {
+	f.t.Helper()
+	for f.ctx.Err() == nil {
+		info, err := f.redis.Info(f.ctx, "clients").Result()
+		f.must(err)
+		if strings.Contains(info, fmt.Sprintf("blocked_clients:%d\r", n)) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	f.t.Fatal("nobody waits")
+}
