@@ -1,0 +1,626 @@
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"gpuherd/monitor/state"
+	"gpuherd/units/queue/redistest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const bootA, bootB = "aaaaaaaa-0000-4000-8000-000000000000", "bbbbbbbb-0000-4000-8000-000000000000"
+
+// A monitor is a Herd with its Relay.
+type monitor struct {
+	t     *testing.T
+	herd  *state.Herd
+	relay *Relay
+	alive atomic.Bool
+	saved atomic.Uint64
+	clock int // of the units' changes
+
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// newMonitor makes a monitor that does not run yet.
+func newMonitor(t *testing.T, srv *redistest.Server, boot string, epoch uint64, change ...func(*Config)) *monitor {
+	t.Helper()
+	m := &monitor{t: t}
+	m.alive.Store(true)
+	cfg := Config{
+		Prefix: "gpuherd", Host: "box", BootID: boot, Epoch: epoch, Version: "1.2.3",
+		Alive: m.alive.Load, Uptime: func() time.Duration { return 90 * time.Second },
+		SaveEpoch: func(n uint64) error { m.saved.Store(n); return nil },
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	m.relay = New(srv.Client(t), slog.New(slog.DiscardHandler), cfg)
+	m.herd = state.NewHerd(m.relay.Push, time.Now)
+	m.relay.From(m.herd)
+	return m
+}
+
+// run starts the relay; it is stopped with the test at the latest.
+func (m *monitor) run() *monitor {
+	ctx, cancel := context.WithCancel(context.Background())
+	m.cancel, m.done = cancel, make(chan error, 1)
+	go func() { m.done <- m.relay.Run(ctx) }()
+	m.t.Cleanup(m.stop)
+	return m
+}
+
+func (m *monitor) stop() {
+	m.t.Helper()
+	if m.cancel == nil {
+		return
+	}
+	m.cancel()
+	m.cancel = nil
+	select {
+	case err := <-m.done:
+		if err != nil {
+			m.t.Errorf("Run: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		m.t.Error("Run does not end")
+	}
+}
+
+// kill stops the relay without a farewell, as SIGKILL would.
+func (m *monitor) kill() {
+	m.relay.claimed = false // read by the farewell only once Run is over
+	m.stop()
+}
+
+// at is a unit in a state, changed now.
+func (m *monitor) at(name, active, sub string, invocation int) state.Observation {
+	m.clock++
+	return state.Observation{Name: name, Active: active, Sub: sub, Result: "success", InvocationID: fmt.Sprintf("%032d", invocation),
+		MainPID: uint32(invocation), ChangedMonoUS: uint64(m.clock), ChangedUS: uint64(m.clock)}
+}
+
+// crash lets a unit fail and start again.
+func (m *monitor) crash(name string, invocation int) {
+	m.herd.Observe(m.at(name, "failed", "failed", invocation))
+	m.herd.Observe(m.at(name, "active", "running", invocation+1))
+}
+
+type entry struct {
+	Epoch, Seq uint64
+	Type       string
+	What       string // of the data: event or reason
+	Restarts   uint64
+}
+
+func events(t *testing.T, c redis.UniversalClient) []entry {
+	t.Helper()
+	raw, err := c.XRange(t.Context(), "gpuherd:{box}:events", "-", "+").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []entry
+	for _, x := range raw {
+		f := func(name string) string { s, _ := x.Values[name].(string); return s }
+		e := entry{Type: f("type")}
+		e.Epoch, _ = strconv.ParseUint(f("epoch"), 10, 64)
+		e.Seq, _ = strconv.ParseUint(f("seq"), 10, 64)
+		var data struct {
+			Event, Reason, Unit string
+			Count, Restarts     uint64
+		}
+		if err := json.Unmarshal([]byte(f("data")), &data); err != nil {
+			t.Fatalf("data %s: %v", f("data"), err)
+		}
+		e.What, e.Restarts = strings.TrimSpace(data.Event+" "+data.Reason), data.Restarts
+		if e.Type == state.TypeGap {
+			e.What += " " + strconv.FormatUint(data.Count, 10)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// inOrder fails where events are not in rising order of (epoch, seq), or a
+// number within an epoch is missing that no gap tells of.
+func inOrder(t *testing.T, all []entry) {
+	t.Helper()
+	for i, e := range all {
+		if i == 0 || e.Epoch != all[i-1].Epoch {
+			continue
+		}
+		before := all[i-1]
+		lost := uint64(0)
+		if e.Type == state.TypeGap {
+			n := strings.Fields(e.What)
+			lost, _ = strconv.ParseUint(n[len(n)-1], 10, 64)
+			lost--
+		}
+		if e.Seq != before.Seq+1+lost {
+			t.Fatalf("after %+v comes %+v", before, e)
+		}
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it does not come about that %s", what)
+		}
+	}
+}
+
+// drained waits until Redis has confirmed everything.
+func (m *monitor) drained() {
+	m.t.Helper()
+	eventually(m.t, "everything is written", func() bool {
+		s := m.relay.Stats()
+		return s.Connected && s.Pending == 0 && s.Written+s.Dropped >= m.herd.Seq()
+	})
+}
+
+func units(t *testing.T, c redis.UniversalClient) map[string]state.Unit {
+	t.Helper()
+	raw, err := c.HGetAll(t.Context(), "gpuherd:{box}:units").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]state.Unit{}
+	for name, data := range raw {
+		var u state.Unit
+		if err := json.Unmarshal([]byte(data), &u); err != nil {
+			t.Fatal(err)
+		}
+		all[name] = u
+	}
+	return all
+}
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	// What an earlier boot left.
+	c.HSet(t.Context(), "gpuherd:{box}:units", "gone.service", "{}")
+	c.HSet(t.Context(), "gpuherd:{box}:gpus", "7", "{}")
+	sub := c.Subscribe(t.Context(), "gpuherd:{box}:notify")
+	defer sub.Close()
+	if _, err := sub.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	m := newMonitor(t, srv, bootA, 3)
+	m.herd.SetGPUs([]state.GPU{{Index: 0, UUID: "GPU-0", Health: state.HealthUnknown}})
+	m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1), m.at("w@1.service", "active", "running", 1)}, "connected")
+	m.run()
+	m.drained()
+	m.herd.Observe(m.at("w@0.service", "failed", "failed", 1))
+	o := m.at("w@0.service", "active", "running", 2)
+	m.herd.Observe(o)
+	m.drained()
+	o.StatusText, o.ReceivedUS = "job-1", 1
+	m.herd.Observe(o)
+	eventually(t, "the status is told", func() bool { return units(t, c)["w@0.service"].StatusText == "job-1" })
+
+	want := []entry{
+		{3, 1, "host", "online", 0},
+		{3, 2, "snapshot", "connected", 0},
+		{3, 3, "unit", "failed", 0},
+		{3, 4, "unit", "running", 1},
+	}
+	all := events(t, c)
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	if got := units(t, c); len(got) != 2 || got["w@0.service"].Seq != 4 || got["w@0.service"].Restarts != 1 || got["w@1.service"].Seq != 0 {
+		t.Errorf("units are %+v", got)
+	}
+	if got := c.HKeys(t.Context(), "gpuherd:{box}:gpus").Val(); len(got) != 1 || got[0] != "0" {
+		t.Errorf("GPUs are %v", got)
+	}
+	m.herd.SetGPUs([]state.GPU{{Index: 1, UUID: "GPU-1"}})
+	eventually(t, "the GPUs are others", func() bool {
+		got := c.HKeys(t.Context(), "gpuherd:{box}:gpus").Val()
+		return len(got) == 1 && got[0] == "1"
+	})
+
+	var beat map[string]any
+	if err := json.Unmarshal([]byte(c.Get(t.Context(), "gpuherd:{box}:heartbeat").Val()), &beat); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]any{"boot_id": bootA, "epoch": 3., "seq": 2., "version": "1.2.3", "uptime": 90.}, beat); diff != "" && beat["seq"] != 1. {
+		t.Errorf("heartbeat (-want +got):\n%s", diff)
+	}
+	if ttl := c.PTTL(t.Context(), "gpuherd:{box}:heartbeat").Val(); ttl <= 0 || ttl > 15*time.Second {
+		t.Errorf("the heartbeat lives %v", ttl)
+	}
+	if at := c.ZScore(t.Context(), "gpuherd:hosts", "box").Val(); time.Since(time.UnixMilli(int64(at))) > time.Minute {
+		t.Errorf("the host was last seen at %v", at)
+	}
+
+	m.stop()
+	if n := c.Exists(t.Context(), "gpuherd:{box}:heartbeat").Val(); n != 0 {
+		t.Error("the heartbeat is there after the end")
+	}
+	all = events(t, c)
+	if last := all[len(all)-1]; last.Type != "host" || last.What != "offline" {
+		t.Errorf("the last event is %+v", last)
+	}
+
+	// The channel had the same, and the status besides.
+	var types []string
+	for range len(all) + 1 {
+		msg, err := sub.ReceiveMessage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var e struct {
+			BootID string `json:"boot_id"`
+			Epoch  uint64
+			Seq    uint64
+			AtUS   int64 `json:"at_us"`
+			Type   string
+			Data   map[string]any
+		}
+		if err := json.Unmarshal([]byte(msg.Payload), &e); err != nil || e.BootID != bootA || e.Epoch != 3 || e.Seq == 0 || e.AtUS == 0 || e.Data == nil {
+			t.Errorf("message %s: %v", msg.Payload, err)
+		}
+		types = append(types, e.Type)
+	}
+	if diff := cmp.Diff([]string{"host", "snapshot", "unit", "unit", "status", "host"}, types); diff != "" {
+		t.Errorf("messages (-want +got):\n%s", diff)
+	}
+}
+
+// A snapshot waits until systemd has told the herd: an empty one would say
+// that nothing is there.
+func TestNoSnapshotBeforeSync(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	c.HSet(t.Context(), "gpuherd:{box}:units", "w@0.service", "{}")
+	m := newMonitor(t, srv, bootA, 1).run()
+	eventually(t, "it is connected", func() bool { return m.relay.Ready() == nil })
+	m.drained()
+	if n := c.HLen(t.Context(), "gpuherd:{box}:units").Val(); n != 1 {
+		t.Errorf("%d units, want that of before", n)
+	}
+	m.herd.Sync([]state.Observation{m.at("w@1.service", "active", "running", 1)}, "connected")
+	eventually(t, "the snapshot is written", func() bool { _, ok := units(t, c)["w@1.service"]; return ok })
+	if got := units(t, c); len(got) != 1 {
+		t.Errorf("units are %v", got)
+	}
+}
+
+func TestRedisAway(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]struct{ begin, end func(*redistest.Server) }{
+		"paused": {(*redistest.Server).Pause, (*redistest.Server).Resume},
+		"killed": {(*redistest.Server).Kill, (*redistest.Server).Restart},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := redistest.Start(t)
+			c := srv.Client(t)
+			m := newMonitor(t, srv, bootA, 1)
+			m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1)}, "connected")
+			m.run()
+			m.drained()
+			fault.begin(srv)
+			const crashes = 500
+			for i := range crashes {
+				m.crash("w@0.service", i+1)
+			}
+			// Paused, the first call times out and is sent again, though the
+			// server will do what it has read.
+			eventually(t, "the fault is noticed", func() bool { return m.relay.Ready() != nil })
+			fault.end(srv)
+			m.crash("w@0.service", crashes+1)
+			m.drained()
+			eventually(t, "the snapshot of the return is written", func() bool {
+				all := events(t, c)
+				return all[len(all)-1].Type == state.TypeSnapshot
+			})
+			all := events(t, c)
+			inOrder(t, all)
+			failed, running := 0, 0
+			for _, e := range all {
+				switch {
+				case e.What == "failed":
+					failed++
+				case e.What == "running":
+					running++
+				case e.Type == state.TypeGap:
+					t.Errorf("there is a gap: %+v", e)
+				}
+			}
+			if failed != crashes+1 || running != crashes+1 {
+				t.Errorf("%d failed and %d running, want %d of each", failed, running, crashes+1)
+			}
+			if u := units(t, c)["w@0.service"]; u.Restarts != crashes+1 || u.Active != "active" {
+				t.Errorf("the unit is %+v", u)
+			}
+		})
+	}
+}
+
+func TestOverflowIsAGap(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	m := newMonitor(t, srv, bootA, 1, func(c *Config) { c.Capacity = 10 })
+	m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1)}, "connected")
+	m.run()
+	m.drained()
+	before := m.herd.Seq()
+	srv.Kill()
+	for i := range 100 {
+		m.crash("w@0.service", i+1)
+	}
+	srv.Restart()
+	m.drained()
+	all := events(t, c)
+	inOrder(t, all)
+	gaps, lost := 0, uint64(0)
+	for _, e := range all {
+		if e.Type == state.TypeGap {
+			gaps++ // one, or a second where the first was on its way already
+			var n uint64
+			if _, err := fmt.Sscanf(e.What, "overflow %d", &n); err != nil {
+				t.Fatalf("gap %+v: %v", e, err)
+			}
+			lost += n
+		}
+	}
+	if lost == 0 || lost != m.relay.Stats().Dropped || before+200 > uint64(len(all)-gaps)+lost {
+		t.Errorf("%d gaps over %d events, %d in the stream; stats %+v", gaps, lost, len(all), m.relay.Stats())
+	}
+	if u := units(t, c)["w@0.service"]; u.Restarts != 100 || u.Active != "active" {
+		t.Errorf("the latest state did not survive: %+v", u)
+	}
+}
+
+// A server that comes back empty lacks what it had confirmed.
+func TestRedisLosesAll(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	m := newMonitor(t, srv, bootA, 1)
+	m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1)}, "connected")
+	m.run()
+	m.crash("w@0.service", 1)
+	m.drained()
+	had := m.herd.Seq()
+	if err := c.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	m.crash("w@0.service", 2)
+	eventually(t, "the state is told again", func() bool { return units(t, c)["w@0.service"].Restarts == 2 })
+	m.drained()
+	all := events(t, c)
+	inOrder(t, all)
+	want := []entry{
+		{1, had, "gap", "redis-lost-writes " + strconv.FormatUint(had, 10), 0},
+		{1, had + 1, "unit", "failed", 1},
+		{1, had + 2, "unit", "running", 2},
+		{1, had + 3, "snapshot", "redis-lost-writes", 0},
+	}
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+func TestFencing(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	older := newMonitor(t, srv, bootA, 5)
+	older.herd.Sync([]state.Observation{older.at("w@0.service", "active", "running", 1)}, "connected")
+	older.run()
+	older.drained()
+	newer := newMonitor(t, srv, bootA, 6)
+	newer.herd.Sync([]state.Observation{newer.at("w@0.service", "active", "running", 1)}, "connected")
+	newer.run()
+	newer.drained()
+
+	older.crash("w@0.service", 1)
+	eventually(t, "the older knows", func() bool { return errors.Is(older.relay.Ready(), ErrFenced) })
+	newer.crash("w@0.service", 1)
+	newer.drained()
+	older.stop()
+	all := events(t, c)
+	inOrder(t, all)
+	for i, e := range all {
+		if i > 0 && e.Epoch < all[i-1].Epoch {
+			t.Errorf("the older wrote after the newer: %+v", all)
+		}
+	}
+	if !older.relay.Stats().Fenced || newer.relay.Stats().Fenced {
+		t.Errorf("fenced are %v and %v", older.relay.Stats().Fenced, newer.relay.Stats().Fenced)
+	}
+	if n := c.Exists(t.Context(), "gpuherd:{box}:heartbeat").Val(); n != 1 {
+		t.Error("the older took the newer's heartbeat away")
+	}
+}
+
+// Where the folder with the epoch was lost, Redis' is taken.
+func TestEpochLost(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	before := newMonitor(t, srv, bootA, 41)
+	before.herd.Sync(nil, "connected")
+	before.run()
+	before.drained()
+	before.stop()
+	m := newMonitor(t, srv, bootB, 1)
+	m.herd.Sync(nil, "connected")
+	m.run()
+	m.drained()
+	if got := m.saved.Load(); got != 42 {
+		t.Errorf("epoch %d was kept, want 42", got)
+	}
+	all := events(t, c)
+	if last := all[len(all)-1]; last.Epoch != 42 || last.Type != "snapshot" {
+		t.Errorf("the last event is %+v", last)
+	}
+}
+
+// A monitor that was killed is followed by one that goes on counting, also
+// for what it saw before it reached Redis.
+func TestRestartsSurviveTheMonitor(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	a := newMonitor(t, srv, bootA, 1)
+	a.herd.Sync([]state.Observation{a.at("w@0.service", "active", "running", 1)}, "connected")
+	a.run()
+	for i := range 4 {
+		a.crash("w@0.service", i+1)
+	}
+	a.drained()
+	a.kill()
+
+	srv.Kill()
+	b := newMonitor(t, srv, bootA, 2)
+	b.herd.Sync([]state.Observation{b.at("w@0.service", "active", "running", 6)}, "connected") // 5 was the last known
+	b.run()
+	b.crash("w@0.service", 6)
+	srv.Restart()
+	b.drained()
+	if u := units(t, c)["w@0.service"]; u.Restarts != 6 {
+		t.Errorf("%d restarts, want 6", u.Restarts)
+	}
+	var got []uint64
+	for _, e := range events(t, c) {
+		if e.Epoch == 2 && e.Type == "unit" {
+			got = append(got, e.Restarts)
+		}
+	}
+	if diff := cmp.Diff([]uint64{5, 6}, got); diff != "" {
+		t.Errorf("restarts told (-want +got):\n%s", diff)
+	}
+
+	// Another boot counts anew.
+	b.kill()
+	n := newMonitor(t, srv, bootB, 3)
+	n.herd.Sync([]state.Observation{n.at("w@0.service", "active", "running", 9)}, "connected")
+	n.run()
+	n.drained()
+	eventually(t, "counting begins anew", func() bool { return units(t, c)["w@0.service"].Restarts == 0 })
+}
+
+// The heartbeat stops with the view of the herd, not with the process.
+func TestHeartbeatNeedsProgress(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	m := newMonitor(t, srv, bootA, 1)
+	m.alive.Store(false)
+	m.herd.Sync(nil, "connected")
+	m.run()
+	m.drained()
+	if n := c.Exists(t.Context(), "gpuherd:{box}:heartbeat").Val(); n != 0 {
+		t.Error("the heart beats though nothing proves life")
+	}
+}
+
+// A batch whose answer was lost is sent again and counts once; one that comes
+// late does nothing.
+func TestReplays(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	m := newMonitor(t, srv, bootA, 1)
+	m.relay.cfg.Alive = func() bool { return false }
+	ctx := t.Context()
+	if err := m.relay.claim(ctx); err != nil {
+		t.Fatal(err)
+	}
+	m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1)}, "connected")
+	m.herd.Observe(m.at("w@0.service", "failed", "failed", 1))
+	if err := m.relay.flush(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	ops, _ := m.relay.take()
+	if ops != nil {
+		t.Fatalf("flush left %v", ops)
+	}
+	m.herd.Observe(m.at("w@0.service", "active", "running", 2))
+	ops, evs := m.relay.take()
+	first := m.relay.assemble(ops)
+	first.events, first.last = evs, evs[len(evs)-1].Seq
+	for range 3 {
+		m.relay.flight = first
+		if err := m.relay.send(ctx, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.herd.Observe(m.at("w@0.service", "deactivating", "stop-sigterm", 2))
+	if err := m.relay.flush(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	m.relay.flight = first // from the grave
+	if err := m.relay.send(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	want := []entry{{1, 1, "host", "online", 0}, {1, 2, "unit", "failed", 0}, {1, 3, "unit", "running", 1}, {1, 4, "unit", "stopping", 1}}
+	if diff := cmp.Diff(want, events(t, c)); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	if u := units(t, c)["w@0.service"]; u.Sub != "stop-sigterm" {
+		t.Errorf("the late batch set back the unit: %+v", u)
+	}
+}
+
+func TestWrongType(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	c.Set(t.Context(), "gpuherd:{box}:events", "somebody's", 0)
+	m := newMonitor(t, srv, bootA, 1)
+	m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1)}, "connected")
+	m.run()
+	eventually(t, "the reason is told", func() bool {
+		err := m.relay.Ready()
+		return err != nil && strings.Contains(err.Error(), "WRONGTYPE")
+	})
+	c.Del(t.Context(), "gpuherd:{box}:events")
+	m.drained()
+	inOrder(t, events(t, c))
+}
+
+func TestEpochFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for want := uint64(1); want < 4; want++ {
+		if got, err := NextEpoch(dir); got != want || err != nil {
+			t.Fatalf("epoch is %d, %v, want %d", got, err, want)
+		}
+	}
+	if err := SaveEpoch(dir, 99); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := NextEpoch(dir); got != 100 {
+		t.Errorf("epoch is %d, want 100", got)
+	}
+	if got, err := NextEpoch(dir + "/missing"); got != 1 || err == nil {
+		t.Errorf("epoch is %d, %v, want 1 and an error", got, err)
+	}
+}
