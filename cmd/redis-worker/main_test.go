@@ -229,7 +229,7 @@ func TestKilledWorkersJobIsRunBySuccessorOfTheSameName(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.add("job-1")
-	args := []string{"--consumer", "h/redis-worker@0", "--exec", `/bin/sh -c 'echo $$ >> "$DIR"/runs; if [ $JOB_ATTEMPT = 1 ]; then sleep 60; fi; echo attempt $JOB_ATTEMPT'`}
+	args := []string{"--consumer", "h/redis-worker@0", "--exec", `/bin/sh -c 'echo $$ >> "$DIR"/runs; if [ $JOB_ATTEMPT = 1 ]; then exec sleep 60; fi; echo attempt $JOB_ATTEMPT'`}
 	w := f.start(args...)
 	f.until("first run", func() bool { return f.runs("runs") == 1 })
 	w.signal(syscall.SIGKILL)
@@ -275,7 +275,7 @@ func TestDrainHandsBackWhatTakesTooLong(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
 			f.add("job-1", "max_attempts", 1)
-			w := f.start("--consumer", "a", "--drain-timeout", tt.timeout, "--exec", `/bin/sh -c 'echo $$ >> "$DIR"/runs; sleep 60; echo late'`)
+			w := f.start("--consumer", "a", "--drain-timeout", tt.timeout, "--exec", `/bin/sh -c 'echo $$ >> "$DIR"/runs; exec sleep 60'`)
 			f.until("a run", func() bool { return f.runs("runs") == 1 })
 			w.signal(syscall.SIGINT)
 			f.until("STOPPING", func() bool { return w.says("STOPPING=1") })
