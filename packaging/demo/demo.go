@@ -19,6 +19,9 @@ const (
 	jobs   = "gpuherd:queue:{gpu}:jobs"
 	job    = "gpuherd:queue:{gpu}:job:"
 	worker = "redis-worker@0.service"
+	// longJobs is a file in the machine: no job ends as long as it exists, so
+	// that there is one to lose however slow the machine is.
+	longJobs = "/var/lib/demo/long-jobs"
 )
 
 // A demo is the demonstration in a booted machine.
@@ -52,6 +55,9 @@ func (d *demo) play(ctx context.Context) error {
 		return err
 	}
 	if _, err := d.show(ctx, "kill", "-KILL", strconv.Itoa(int(before.PID))); err != nil {
+		return err
+	}
+	if _, err := d.run(ctx, "rm", longJobs); err != nil {
 		return err
 	}
 	if err := d.waitHerd(ctx, before.Restarts+1); err != nil {

@@ -68,13 +68,17 @@ func run(ctx context.Context, tree string, suite machine.Suite) (err error) {
 // layTree lays out what the machine has beside gpuherd itself.
 func layTree(dir string) error {
 	conf := filepath.Join(dir, "etc/gpuherd/gpuherd.conf")
+	long := filepath.Join(dir, longJobs)
 	wants := filepath.Join(dir, "etc/systemd/system/multi-user.target.wants")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.MkdirAll(filepath.Dir(conf), 0o755), os.MkdirAll(wants, 0o755)); err != nil {
+	err := os.Chmod(dir, 0o755)
+	for _, folder := range []string{filepath.Dir(conf), filepath.Dir(long), wants} {
+		err = errors.Join(err, os.MkdirAll(folder, 0o755))
+	}
+	if err != nil {
 		return err
 	}
-	// Each job takes a moment, so that there is one to be killed.
-	text := "[Worker]\nExec=/bin/sh -c \"sleep 2; exec /usr/lib/gpuherd/jobs/echo\"\n"
+	text := "[Worker]\nExec=/bin/sh -c \"while [ -e " + longJobs + " ]; do sleep 0.3; done; exec /usr/lib/gpuherd/jobs/echo\"\n"
 	// The link is what `systemctl enable gpuherd.target` makes.
-	return errors.Join(os.WriteFile(conf, []byte(text), 0o644),
+	return errors.Join(os.WriteFile(conf, []byte(text), 0o644), os.WriteFile(long, nil, 0o644),
 		os.Symlink("/usr/lib/systemd/system/gpuherd.target", filepath.Join(wants, "gpuherd.target")))
 }
