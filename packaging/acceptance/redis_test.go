@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
+	"gpuherd/monitor/relay"
 	"gpuherd/monitor/state"
 )
 
@@ -47,7 +48,7 @@ func brief() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), 10*time.Second)
 }
 
-func (s *store) key(name string) string { return "gpuherd:" + s.host + ":" + name }
+func (s *store) key(name string) string { return relay.Key("gpuherd", s.host, name) }
 
 // units returns the hash of the herd's units by unit name.
 func (s *store) units() (map[string]state.Unit, error) {

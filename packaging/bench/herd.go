@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"gpuherd/monitor/relay"
 	"gpuherd/monitor/state"
 	"gpuherd/packaging/machine"
 )
@@ -101,7 +102,7 @@ func (h *herd) waitWorkers(ctx context.Context, db *redis.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
-		raw, err := db.HGetAll(ctx, "gpuherd:"+hostName+":units").Result()
+		raw, err := db.HGetAll(ctx, relay.Key("gpuherd", hostName, "units")).Result()
 		if err != nil {
 			return fmt.Errorf("cannot read the herd's units (%d of %d run): %w", len(h.pids), workers, err)
 		}
@@ -160,7 +161,7 @@ func (h *herd) monitor() (int, error) {
 }
 
 func (h *herd) name() string    { return "gpuherd" }
-func (h *herd) channel() string { return "gpuherd:" + hostName + ":notify" }
+func (h *herd) channel() string { return relay.Key("gpuherd", hostName, "notify") }
 
 func (h *herd) victim(i int) (int, error) {
 	inside, err := sameNamespace(h.leader)

@@ -85,7 +85,7 @@ func (d *demo) play(ctx context.Context) error {
 		}
 	}
 
-	heading("What Redis tells the fleet, in order: stream gpuherd:gpubox:events")
+	heading("What Redis tells the fleet, in order: stream gpuherd:{gpubox}:events")
 	if err := d.events(ctx, before, after); err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (d *demo) result(ctx context.Context, id, attempts string) error {
 func (d *demo) events(ctx context.Context, before, after state.Unit) error {
 	var told []state.UnitEvent
 	err := eventually(ctx, "redis tells of the restart", func() error {
-		out, err := d.run(ctx, "redis-cli", "--json", "XRANGE", "gpuherd:gpubox:events", "-", "+")
+		out, err := d.run(ctx, "redis-cli", "--json", "XRANGE", "gpuherd:{gpubox}:events", "-", "+")
 		if err != nil {
 			return err
 		}
