@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gpuherd/generator/config"
+	"gpuherd/generator/gpu"
+	"gpuherd/generator/version"
+	"gpuherd/monitor/bus"
+	"gpuherd/monitor/gpuhealth"
+	"gpuherd/monitor/relay"
+	"gpuherd/monitor/resources"
+	"gpuherd/monitor/state"
+	"gpuherd/monitor/web"
+	"gpuherd/units/redisclient"
+)
+
+// stuck is how long the reading loop may not go round before the monitor says
+// of itself that it knows nothing. The loop goes round once a second.
+const stuck = 5 * time.Second
+
+// A monitor is the wired program.
+type monitor struct {
+	tasks []task
+	close func()
+}
+
+// wire puts the parts together: bus ─► herd ─► relay, and what looks at them.
+func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, error) {
+	host, err := conf.HostName()
+	if err != nil {
+		return nil, fmt.Errorf("no name for this host: %w; set [Redis] Host=", err)
+	}
+	bootID, err := gpu.BootID("/")
+	if err != nil {
+		return nil, err
+	}
+	client, err := redisclient.Open(conf.Redis, os.Getenv("CREDENTIALS_DIRECTORY"), redisclient.WithName("gpuherd-monitor"))
+	if err != nil {
+		return nil, err
+	}
+	epoch, err := relay.NextEpoch(stateDir)
+	if err != nil {
+		log.Warn("the epoch is not kept", "error", err)
+	}
+
+	var (
+		watcher *bus.Watcher
+		metrics *web.Metrics
+	)
+	alive := func() error {
+		if since := time.Since(watcher.Progress()); since > stuck {
+			return fmt.Errorf("no progress for %v", since.Round(time.Second))
+		}
+		return nil
+	}
+	toRedis := relay.New(client, log, relay.Config{
+		Prefix: conf.Redis.Prefix, Host: host, BootID: bootID, Epoch: epoch, Version: version.String(),
+		SaveEpoch: func(n uint64) error { return relay.SaveEpoch(stateDir, n) },
+		Alive:     func() bool { return alive() == nil && watcher.Ready() == nil },
+		Uptime:    uptime,
+		Observe:   func(seconds float64) { metrics.ObserveWrite(seconds) },
+	})
+	herd := state.NewHerd(toRedis.Push, time.Now)
+	toRedis.From(herd)
+	to := newNotifier(log, func() string { return summary(herd, toRedis) })
+	watcher = bus.NewWatcher(log, herd, to.tick)
+	to.ready = watcher.Ready
+	metrics = web.NewMetrics(web.Sources{Version: version.String(), Units: herd.Units, Bus: watcher.Stats, Relay: toRedis.Stats})
+
+	return &monitor{
+		close: func() { _ = client.Close() },
+		tasks: []task{
+			watcher, toRedis, to,
+			&resources.Sampler{Root: "/", Herd: herd, Log: log},
+			&gpuhealth.Inventory{Root: "/", Set: herd.SetGPUs, Log: log},
+			&web.Server{
+				Listen: conf.Monitor.Listen, Alive: alive, Metrics: metrics.Handler(), Log: log,
+				Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
+			},
+		},
+	}, nil
+}
+
+// summary is the line that systemctl status shows.
+func summary(herd *state.Herd, to *relay.Relay) string {
+	running, failed := 0, 0
+	units := herd.Units()
+	for _, u := range units {
+		switch u.Active {
+		case "active":
+			running++
+		case "failed":
+			failed++
+		}
+	}
+	line := fmt.Sprintf("%d units, %d active, %d failed; ", len(units), running, failed)
+	s := to.Stats()
+	switch {
+	case s.Fenced:
+		return line + "a newer monitor writes to Redis"
+	case s.Connected:
+		return line + "Redis is told"
+	}
+	return line + fmt.Sprintf("Redis is away, %d events wait", s.Pending)
+}
+
+// uptime returns how long the host is up, suspension included.
+func uptime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
