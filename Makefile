@@ -30,7 +30,7 @@ dependencies: ## install what building and testing need (Debian, as root)
 	@packaging/machine/install-dependencies
 
 # What `make install` lays down, for the disposable machines to boot.
-tree: build
+tree:
 	@rm -rf $(TREE)
 	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(TREE)
 

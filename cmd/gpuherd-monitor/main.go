@@ -33,6 +33,9 @@ const (
 	exitConfig  = 78
 )
 
+// self is the monitor's own unit, which is of the herd, too.
+const self = "gpuherd-monitor.service"
+
 // defaultState is where the epoch is kept where systemd names no folder.
 const defaultState = "/var/lib/gpuherd"
 
@@ -92,7 +95,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitConfig
 	}
 	defer m.close()
-	if err := supervise(ctx, m.tasks, log); err != nil {
+	tasks, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	go func() {
+		linger(ctx, m.units, self)
+		stop()
+	}()
+	if err := supervise(tasks, m.tasks, log); err != nil {
 		log.Error("failed", "error", err)
 		return exitFailure
 	}

@@ -27,6 +27,7 @@ const stuck = 5 * time.Second
 // A monitor is the wired program.
 type monitor struct {
 	tasks []task
+	units func() []state.Unit
 	close func()
 }
 
@@ -74,6 +75,7 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	metrics = web.NewMetrics(web.Sources{Version: version.String(), Units: herd.Units, Bus: watcher.Stats, Relay: toRedis.Stats})
 
 	return &monitor{
+		units: herd.Units,
 		close: func() { _ = client.Close() },
 		tasks: []task{
 			watcher, toRedis, to,

@@ -137,12 +137,16 @@ func (w *worker) cpu() string {
 	return terminal.Percent(*w.CPUPercent)
 }
 
-// status is the worker's own word, or why it is not up.
+// status is the worker's own word, or why it is not up. systemd keeps the word
+// of one that has ended, which says nothing any more.
 func (w *worker) status() string {
-	if w.Active == "active" || w.Result == "" || w.Result == "success" {
-		return w.StatusText
+	switch {
+	case w.Active != "active" && w.Result != "" && w.Result != "success":
+		return w.ending()
+	case w.Active == "inactive":
+		return ""
 	}
-	return w.ending()
+	return w.StatusText
 }
 
 // ending says how the last run ended: "oom-kill", "exit-code, status 1",

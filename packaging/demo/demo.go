@@ -5,11 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/term"
 
 	"gpuherd/monitor/state"
 	"gpuherd/packaging/machine"
@@ -38,7 +41,7 @@ func (d *demo) play(ctx context.Context) error {
 	}
 
 	heading("Three jobs, by plain redis-cli")
-	ids := []string{"horse", "castle", "ocean"}
+	ids := []string{"horse", "castle", "volcano"}
 	for _, id := range ids {
 		if _, err := d.show(ctx, "redis-cli", "XADD", jobs, "*", "id", id, "payload", `{"prompt":"a `+id+`"}`); err != nil {
 			return err
@@ -94,7 +97,13 @@ func (d *demo) play(ctx context.Context) error {
 	return d.journal(ctx)
 }
 
-func heading(text string) { fmt.Printf("\n\033[1m── %s\033[0m\n", text) }
+func heading(text string) {
+	line := "── " + text
+	if term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("NO_COLOR") == "" {
+		line = "\033[1m" + line + "\033[0m"
+	}
+	fmt.Printf("\n%s\n", line)
+}
 
 // run runs a command in the machine and returns its output.
 func (d *demo) run(ctx context.Context, argv ...string) (string, error) {
