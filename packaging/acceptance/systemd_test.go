@@ -37,7 +37,8 @@ type systemd struct {
 
 func connectSystemd(t *testing.T) *systemd {
 	t.Helper()
-	conn, err := dbus.NewSystemConnectionContext(t.Context())
+	// Cleanups use the connection too, when t.Context() has ended.
+	conn, err := dbus.NewSystemConnectionContext(context.Background())
 	if err != nil {
 		t.Fatalf("cannot connect to the system bus: %v", err)
 	}
