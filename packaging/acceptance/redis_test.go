@@ -162,6 +162,11 @@ func (s *store) mustSince(mark string) []event {
 	return events
 }
 
+// without leaves out the events of one phase.
+func without(events []event, phase string) []event {
+	return slices.DeleteFunc(slices.Clone(events), func(e event) bool { return e.Unit.Event == phase })
+}
+
 // of keeps the events of one unit.
 func of(events []event, unit string) []event {
 	return slices.DeleteFunc(slices.Clone(events), func(e event) bool { return e.Unit.Name != unit })
@@ -202,12 +207,53 @@ const (
 // enqueue does what one redis-cli XADD does.
 func (s *store) enqueue(id, payload string) {
 	s.t.Helper()
+	if err := s.add(id, payload); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *store) add(id, payload string) error {
 	ctx, cancel := brief()
 	defer cancel()
 	err := s.db.XAdd(ctx, &redis.XAddArgs{Stream: jobsKey, Values: []string{"id", id, "payload", payload}}).Err()
 	if err != nil {
-		s.t.Fatalf("cannot enqueue %s: %v", id, err)
+		return fmt.Errorf("cannot enqueue %s: %w", id, err)
 	}
+	return nil
+}
+
+// load keeps more jobs in the queue than there are workers until ctx ends,
+// then waits for the last of them. It returns how many were done; one that
+// does not succeed within a minute is an error.
+func (s *store) load(ctx context.Context, prefix string) (done int, err error) {
+	const ahead = 6
+	var waiting []string
+	for n := 0; ctx.Err() == nil || len(waiting) > 0; {
+		if ctx.Err() == nil && len(waiting) < ahead {
+			id := fmt.Sprintf("%s-%d", prefix, n)
+			n++
+			if err := s.add(id, task{Do: "sleep", MS: 50}.String()); err != nil {
+				return done, err
+			}
+			waiting = append(waiting, id)
+			continue
+		}
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			job, err := s.jobState(waiting[0])
+			if err != nil {
+				return done, err
+			}
+			if job["state"] == "succeeded" {
+				break
+			}
+			if time.Now().After(deadline) {
+				return done, fmt.Errorf("job %s is %v", waiting[0], job)
+			}
+		}
+		waiting = waiting[1:]
+		done++
+	}
+	return done, nil
 }
 
 // jobState returns the hash of one job; it is empty while nobody claimed it.
