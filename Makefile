@@ -8,22 +8,28 @@ FUZZTIME  ?= 60s
 
 BIN       := bin
 TREE      := $(BIN)/tree
-STATIC    := gpuherd gpuherd-generator redis-worker
-CGO       := gpuherd-monitor gpuherd-setup
+TOOLS     := $(BIN)/tools
+# The monitor will need cgo once it watches GPUs through NVML.
+STATIC    := gpuherd gpuherd-generator gpuherd-monitor redis-worker
+CGO       := gpuherd-setup
 LDFLAGS   := -s -w -buildid= -X gpuherd/generator/version.version=$(VERSION)
 # go-nvml's symbols resolve when NVML is loaded, not when the program starts.
 CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test check lint fuzz bench install package clean dependencies tree
+.PHONY: help build run test check lint fuzz bench install package clean dependencies tree image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# One set of flags for all that is built: the toolchain compiles each package
+# anew for every other set, and a first build is most of a first `make run`.
+GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+
 build: ## build the programs into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(STATIC:%=./cmd/%)
+	$(GOBUILD) -o $(BIN)/ $(STATIC:%=./cmd/%)
 	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS) $(CGOFLAGS)' -o $(BIN)/ $(CGO:%=./cmd/%)
 
 dependencies: ## install what building and testing need (Debian, as root)
@@ -34,8 +40,16 @@ tree:
 	@rm -rf $(TREE)
 	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(TREE)
 
-run: dependencies tree ## boot a disposable machine with two simulated GPUs and run jobs in it
-	$(GO) run ./packaging/demo -tree $(TREE)
+run: dependencies ## boot a disposable machine with two simulated GPUs and run jobs in it
+	@mkdir -p $(TOOLS)
+	@$(GOBUILD) -o $(TOOLS)/ ./packaging/machine/cmd/gpuherd-machine
+	@$(MAKE) --no-print-directory -j2 image tree
+	@$(GOBUILD) -o $(TOOLS)/ ./packaging/demo
+	@$(TOOLS)/demo -tree $(TREE)
+
+# The base image of `make run`, made once: beside the build, as both take long.
+image:
+	@$(TOOLS)/gpuherd-machine image trixie >/dev/null
 
 test: dependencies tree ## run every test: units, then acceptance in disposable machines
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
@@ -58,23 +72,25 @@ fuzz: ## fuzz every parser for FUZZTIME each
 		done; done
 
 bench: dependencies tree ## measure against systemd's own tools and PM2, in one run
-	$(GO) run ./packaging/bench -tree $(TREE)
+	@mkdir -p $(TOOLS)
+	@$(GOBUILD) -o $(TOOLS)/ ./packaging/bench
+	@$(TOOLS)/bench -tree $(TREE)
 
 install: build ## install into DESTDIR (default: this machine)
-	install -D -m 0755 -t $(DESTDIR)/usr/bin $(BIN)/gpuherd
-	install -D -m 0755 -t $(DESTDIR)/usr/lib/systemd/system-generators $(BIN)/gpuherd-generator
-	install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd $(BIN)/gpuherd-monitor $(BIN)/gpuherd-setup $(BIN)/redis-worker
-	install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd/jobs units/redisworker/jobs/echo
-	install -D -m 0644 -t $(DESTDIR)/usr/lib/gpuherd/services units/services/*.service
-	install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/gpuherd.target packaging/systemd/gpuherd.slice packaging/systemd/gpuherd-monitor.service
-	install -D -m 0644 packaging/sysusers/gpuherd.conf $(DESTDIR)/usr/lib/sysusers.d/gpuherd.conf
-	install -D -m 0644 packaging/tmpfiles/gpuherd.conf $(DESTDIR)/usr/lib/tmpfiles.d/gpuherd.conf
-	install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/usr/share/doc/gpuherd/gpuherd.conf
-	install -D -m 0644 -t $(DESTDIR)/usr/share/man/man1 packaging/man/*.1
-	install -D -m 0644 -t $(DESTDIR)/usr/share/man/man5 packaging/man/*.5
-	install -D -m 0644 -t $(DESTDIR)/usr/share/man/man8 packaging/man/*.8
-	install -d -m 0755 $(DESTDIR)/etc/gpuherd/gpuherd.conf.d $(DESTDIR)/etc/gpuherd/services $(DESTDIR)/etc/gpuherd/setup.d
-	install -d -m 0700 $(DESTDIR)/etc/credstore
+	@install -D -m 0755 -t $(DESTDIR)/usr/bin $(BIN)/gpuherd
+	@install -D -m 0755 -t $(DESTDIR)/usr/lib/systemd/system-generators $(BIN)/gpuherd-generator
+	@install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd $(BIN)/gpuherd-monitor $(BIN)/gpuherd-setup $(BIN)/redis-worker
+	@install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd/jobs units/redisworker/jobs/echo
+	@install -D -m 0644 -t $(DESTDIR)/usr/lib/gpuherd/services units/services/*.service
+	@install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/gpuherd.target packaging/systemd/gpuherd.slice packaging/systemd/gpuherd-monitor.service
+	@install -D -m 0644 packaging/sysusers/gpuherd.conf $(DESTDIR)/usr/lib/sysusers.d/gpuherd.conf
+	@install -D -m 0644 packaging/tmpfiles/gpuherd.conf $(DESTDIR)/usr/lib/tmpfiles.d/gpuherd.conf
+	@install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/usr/share/doc/gpuherd/gpuherd.conf
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man1 packaging/man/*.1
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man5 packaging/man/*.5
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man8 packaging/man/*.8
+	@install -d -m 0755 $(DESTDIR)/etc/gpuherd/gpuherd.conf.d $(DESTDIR)/etc/gpuherd/services $(DESTDIR)/etc/gpuherd/setup.d
+	@install -d -m 0700 $(DESTDIR)/etc/credstore
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
 		systemd-sysusers gpuherd.conf && systemd-tmpfiles --create gpuherd.conf && systemctl daemon-reload && \
 		echo "installed; now: systemctl enable --now gpuherd.target"; fi

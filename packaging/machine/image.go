@@ -186,8 +186,12 @@ func (r recipe) customise(tree string) error {
 	return nil
 }
 
+// private keeps the mounts that follow from being seen outside. In a chroot /
+// is no mount point, and there is nothing that could be made private.
+const private = `{ mount --make-rprivate / 2>/dev/null || ! grep -q '^[^ ]* [^ ]* [^ ]* [^ ]* / ' /proc/self/mountinfo; }`
+
 // contained runs its arguments as a program whose mounts are seen by it alone.
-const contained = `mount --make-rprivate / && mount -t proc proc /proc || exit; "$@"; exit $?`
+const contained = private + ` && mount -t proc proc /proc || exit; "$@"; exit $?`
 
 // runContained is runQuietly for a program that mounts: if it is killed, no
 // mount of it is left in what is deleted then.

@@ -19,7 +19,7 @@ shift 2
 while read -r cgroup; do
 	echo 0 >"$cgroup/cgroup.procs"
 done <"$folder/cgroups"
-mount --make-rprivate /
+` + private + `
 mkdir -p /run/systemd
 mount -t tmpfs -o mode=0755 tmpfs /run/systemd # systemd-nspawn would leave folders there
 mount -t proc -o nosuid,noexec,nodev proc /proc
