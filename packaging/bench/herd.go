@@ -23,13 +23,13 @@ import (
 const hostName = "bench"
 
 // victimFile is the service of which each worker is an instance: the same
-// program as PM2's workers run.
+// program as PM2's workers run. With the default Type=simple it counts as
+// running once its process is there, as PM2's "online" does.
 const victimFile = `[Unit]
 Description=Worker to be killed on GPU %i
 [X-GPU]
 Per=gpu
 [Service]
-Type=exec
 ExecStart=/bin/sleep infinity
 `
 
