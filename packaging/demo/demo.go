@@ -51,6 +51,9 @@ func (d *demo) play(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := d.show(ctx, "gpuherd", "list"); err != nil {
+		return err
+	}
 
 	heading("The worker of GPU 0 is killed while it has the job " + lost)
 	before, err := d.unit(ctx, worker)
@@ -309,7 +312,7 @@ func crash(stream string, before state.Unit) ([]state.UnitEvent, error) {
 
 // journal shows systemd's own lines of the restart.
 func (d *demo) journal(ctx context.Context) error {
-	wanted := []string{"code=killed, status=9/KILL", "Failed with result 'signal'", "restart counter is at 1"}
+	wanted := []string{"code=killed, status=9/KILL", "Failed with result 'signal'", "restart counter is at 1", "Started " + worker}
 	var shown []string
 	err := eventually(ctx, "the journal tells of the restart", func() error {
 		out, err := d.run(ctx, "journalctl", "--no-pager", "--quiet", "--output=short-monotonic", "--unit="+worker)
@@ -318,7 +321,8 @@ func (d *demo) journal(ctx context.Context) error {
 		}
 		shown = shown[:0]
 		for _, line := range strings.Split(out, "\n") {
-			if len(shown) > 0 || strings.Contains(line, wanted[0]) {
+			ours := strings.Contains(line, " systemd[1]: ") || strings.Contains(line, " redis-worker[")
+			if ours && (len(shown) > 0 || strings.Contains(line, wanted[0])) {
 				shown = append(shown, line)
 			}
 		}
@@ -333,6 +337,6 @@ func (d *demo) journal(ctx context.Context) error {
 		return err
 	}
 	fmt.Println("$ journalctl --unit=" + worker)
-	fmt.Println(strings.TrimRight(strings.Join(shown[:min(len(shown), 8)], "\n"), "\n"))
+	fmt.Println(strings.Join(shown, "\n"))
 	return nil
 }
