@@ -23,14 +23,16 @@ export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# One set of flags for all that is built: the toolchain compiles each package
-# anew for every other set, and a first build is most of a first `make run`.
-GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+# One set of flags for all that is built and vetted: the toolchain compiles each
+# package anew for every other set, and that is most of a first run. The version
+# comes by the linker, so git is not asked again.
+export GOFLAGS := -trimpath -buildvcs=false
+GOBUILD   := CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)'
 
 build: ## build the programs into bin/
 	@mkdir -p $(BIN)
 	$(GOBUILD) -o $(BIN)/ $(STATIC:%=./cmd/%)
-	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS) $(CGOFLAGS)' -o $(BIN)/ $(CGO:%=./cmd/%)
+	CGO_ENABLED=1 $(GO) build -ldflags '$(LDFLAGS) $(CGOFLAGS)' -o $(BIN)/ $(CGO:%=./cmd/%)
 
 dependencies: ## install what building and testing need (Debian, as root)
 	@packaging/machine/install-dependencies

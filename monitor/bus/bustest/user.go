@@ -29,8 +29,9 @@ type User struct {
 // $3 the control group's name. systemd refuses to be a user's manager where
 // /run/systemd/system is missing, and must share no control group with
 // another.
+// In a chroot / is no mount point, and cannot be made private.
 const userScript = `
-mount --make-rprivate /
+mount --make-rprivate / 2>/dev/null || ! grep -q '^[^ ]* [^ ]* [^ ]* [^ ]* / ' /proc/self/mountinfo || exit 3
 mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd && mkdir -p /run/systemd/system || exit 3
 for d in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
   if [ -e "$d/cgroup.procs" ]; then mkdir "$d/$3" && echo 0 > "$d/$3/cgroup.procs"; fi
@@ -82,7 +83,7 @@ func StartUser(tb testing.TB, units map[string]string, wants ...string) *User {
 		tb.Fatal(err)
 	}
 	group := "gpuherd-test-" + filepath.Base(dir)
-	cmd := exec.Command("unshare", "--mount", "--fork", "--kill-child", "sh", "-c", userScript, "sh", u.runtime, unitDir, group)
+	cmd := exec.Command("unshare", "--mount", "--propagation", "unchanged", "--fork", "--kill-child", "sh", "-c", userScript, "sh", u.runtime, unitDir, group)
 	cmd.Stdout, cmd.Stderr = u.log, u.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
