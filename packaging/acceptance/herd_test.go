@@ -69,7 +69,7 @@ func (h *herd) differ(names []string) error {
 		}
 	}
 	for _, name := range names {
-		real, err := h.unit(name)
+		actual, err := h.unit(name)
 		if err != nil {
 			return err
 		}
@@ -77,8 +77,8 @@ func (h *herd) differ(names []string) error {
 		if !ok {
 			return fmt.Errorf("redis lacks %s", name)
 		}
-		if u.Active != real.Active || u.Sub != real.Sub || u.PID != real.PID || u.InvocationID != real.Invocation || u.Result != real.Result {
-			return fmt.Errorf("redis has %+v, systemd %+v", u, real)
+		if u.Active != actual.Active || u.Sub != actual.Sub || u.PID != actual.PID || u.InvocationID != actual.Invocation || u.Result != actual.Result {
+			return fmt.Errorf("redis has %+v, systemd %+v", u, actual)
 		}
 	}
 	return nil

@@ -76,7 +76,7 @@ func timeGenerator(work string, env []string, program string, flags ...string) (
 	if err != nil {
 		return 0, err
 	}
-	defer null.Close()
+	defer func() { _ = null.Close() }()
 	files := []uintptr{null.Fd(), null.Fd(), os.Stderr.Fd()}
 	begin := time.Now()
 	pid, err := syscall.ForkExec(program, argv, &syscall.ProcAttr{Env: env, Files: files})
@@ -90,8 +90,11 @@ func timeGenerator(work string, env []string, program string, flags ...string) (
 		}
 	}
 	took := time.Since(begin)
-	if err != nil || status.ExitStatus() != 0 {
-		return 0, fmt.Errorf("%s ended with %d (%v)", program, status.ExitStatus(), err)
+	if err != nil {
+		return 0, fmt.Errorf("cannot wait for %s: %w", program, err)
+	}
+	if status.ExitStatus() != 0 {
+		return 0, fmt.Errorf("%s ended with %d", program, status.ExitStatus())
 	}
 	return took, nil
 }

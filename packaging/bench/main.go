@@ -28,8 +28,9 @@ func main() {
 	kills := flag.Int("kills", 258, "how many workers of each supervisor are killed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, *tree, *out, *runs, *kills); err != nil {
+	err := bench(ctx, *tree, *out, *runs, *kills)
+	stop()
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}

@@ -19,7 +19,7 @@ func readMemory(pid int) (memory, error) {
 	if err != nil {
 		return memory{}, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	var m memory
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		name, rest, _ := strings.Cut(lines.Text(), ":")

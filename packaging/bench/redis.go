@@ -17,7 +17,7 @@ import (
 // socket in dir only, which a machine can share. stop ends it.
 func startRedis(ctx context.Context, dir string) (db *redis.Client, socket string, stop func() error, err error) {
 	socket = filepath.Join(dir, "redis.sock")
-	server := exec.Command("redis-server", "--port", "0", "--unixsocket", socket, "--unixsocketperm", "777", "--save", "", "--appendonly", "no", "--dir", dir)
+	server := exec.CommandContext(context.WithoutCancel(ctx), "redis-server", "--port", "0", "--unixsocket", socket, "--unixsocketperm", "777", "--save", "", "--appendonly", "no", "--dir", dir)
 	server.Stderr = os.Stderr
 	if err := server.Start(); err != nil {
 		return nil, "", nil, fmt.Errorf("cannot start redis-server (Debian package redis-server): %w", err)

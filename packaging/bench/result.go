@@ -59,10 +59,10 @@ func (r *result) addTimes(name string, times []time.Duration, note string) {
 }
 
 func (r *result) table(w io.Writer) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "what\tmeasured\tgoal\tnote\n")
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0) // keeps its first error for Flush
+	_, _ = fmt.Fprintf(table, "what\tmeasured\tgoal\tnote\n")
 	for _, f := range r.Figures {
-		fmt.Fprintf(table, "%s\t%.2f %s\t%s\t%s\n", f.Name, f.Value, f.Unit, f.met(), f.Note)
+		_, _ = fmt.Fprintf(table, "%s\t%.2f %s\t%s\t%s\n", f.Name, f.Value, f.Unit, f.met(), f.Note)
 	}
 	return table.Flush()
 }

@@ -261,10 +261,10 @@ func (d *demo) events(ctx context.Context, before, after state.Unit) error {
 	}
 	var text bytes.Buffer
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "SEQ\tUNIT\tEVENT\tRESULT\tPID\tRESTARTS")
+	_, _ = fmt.Fprintln(table, "SEQ\tUNIT\tEVENT\tRESULT\tPID\tRESTARTS")
 	var phases []string
 	for _, u := range told {
-		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%d\t%d\n", u.Seq, u.Name, u.Event, u.Result, u.PID, u.Restarts)
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%d\t%d\n", u.Seq, u.Name, u.Event, u.Result, u.PID, u.Restarts)
 		phases = append(phases, u.Event)
 	}
 	if err := table.Flush(); err != nil {

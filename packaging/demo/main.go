@@ -22,8 +22,9 @@ func main() {
 	suite := flag.String("suite", string(machine.Trixie), "Debian `release` of the machine")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *tree, machine.Suite(*suite)); err != nil {
+	err := run(ctx, *tree, machine.Suite(*suite))
+	stop()
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
