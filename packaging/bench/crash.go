@@ -43,7 +43,7 @@ func timeCrashes(ctx context.Context, db *redis.Client, kills int, peers ...supe
 		channels = append(channels, p.channel())
 	}
 	subscription := db.Subscribe(ctx, channels...)
-	defer subscription.Close()
+	defer func() { _ = subscription.Close() }()
 	for range channels {
 		if _, err := subscription.Receive(ctx); err != nil { // its confirmation
 			return nil, fmt.Errorf("cannot subscribe: %w", err)
