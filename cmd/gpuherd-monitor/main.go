@@ -24,6 +24,7 @@ import (
 
 	"gpuherd/generator/config"
 	"gpuherd/generator/version"
+	"gpuherd/units/journal"
 	"gpuherd/units/redisclient"
 )
 
@@ -79,7 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 
-	log := newLogger(stderr)
+	log := journal.NewLogger(stderr)
 	redisclient.LogTo(log)
 	conf, problems := config.Load(config.Source{Root: "/", Environ: os.Environ()})
 	for _, p := range problems {
@@ -121,18 +122,4 @@ func supervise(ctx context.Context, tasks []task, log *slog.Logger) error {
 		})
 	}
 	return group.Wait()
-}
-
-// newLogger leaves the time to journald where it reads what we write.
-func newLogger(w io.Writer) *slog.Logger {
-	o := &slog.HandlerOptions{}
-	if os.Getenv("JOURNAL_STREAM") != "" || os.Getenv("INVOCATION_ID") != "" {
-		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(w, o))
 }

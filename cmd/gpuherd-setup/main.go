@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,6 +16,7 @@ import (
 	"gpuherd/generator/config"
 	"gpuherd/generator/gpu/nvml"
 	"gpuherd/generator/version"
+	"gpuherd/units/journal"
 	"gpuherd/units/sharedsetup"
 )
 
@@ -56,7 +56,7 @@ func run(args []string) int {
 		return 0
 	}
 
-	log := logger()
+	log := journal.NewLogger(os.Stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// It decides for others, so it reads what the generator read: PID 1's
@@ -82,18 +82,4 @@ func run(args []string) int {
 		return 1
 	}
 	return 0
-}
-
-// logger writes to stderr; the journal has its own clock.
-func logger() *slog.Logger {
-	opts := &slog.HandlerOptions{}
-	if os.Getenv("JOURNAL_STREAM") != "" || os.Getenv("INVOCATION_ID") != "" {
-		opts.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, opts))
 }

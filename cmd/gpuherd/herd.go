@@ -36,19 +36,11 @@ type worker struct {
 func (a *app) herd(ctx context.Context, words []string, all bool) ([]worker, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	conn, err := bus.Dial(ctx)
-	if err != nil {
-		return nil, noSystemd(err)
-	}
-	defer conn.Close() //nolint:errcheck // nothing was written
-	herd, err := conn.Herd(ctx)
-	if err != nil {
-		return nil, noSystemd(err)
-	}
-	names, err := choose(herd, words, all)
+	conn, names, err := dial(ctx, words, all)
 	if err != nil {
 		return nil, err
 	}
+	defer conn.Close() //nolint:errcheck // nothing was written
 	seen, err := conn.Observe(ctx, names)
 	if err != nil {
 		return nil, noSystemd(err)
@@ -85,16 +77,30 @@ func choose(herd, words []string, all bool) ([]string, error) {
 func (a *app) units(ctx context.Context, words []string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	conn, names, err := dial(ctx, words, false)
+	if err != nil {
+		return nil, err
+	}
+	return names, conn.Close()
+}
+
+// dial connects to systemd and returns the names of the units selected.
+func dial(ctx context.Context, words []string, all bool) (*bus.Conn, []string, error) {
 	conn, err := bus.Dial(ctx)
 	if err != nil {
-		return nil, noSystemd(err)
+		return nil, nil, noSystemd(err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written
 	herd, err := conn.Herd(ctx)
 	if err != nil {
-		return nil, noSystemd(err)
+		_ = conn.Close()
+		return nil, nil, noSystemd(err)
 	}
-	return choose(herd, words, false)
+	names, err := choose(herd, words, all)
+	if err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	return conn, names, nil
 }
 
 func newWorker(o state.Observation, inventory *gpu.Inventory, now time.Time) worker {

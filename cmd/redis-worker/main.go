@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,6 +22,7 @@ import (
 
 	"gpuherd/generator/config"
 	"gpuherd/generator/version"
+	"gpuherd/units/journal"
 	"gpuherd/units/redisclient"
 	"gpuherd/units/redisworker"
 )
@@ -67,7 +67,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 
-	log := newLogger(stderr)
+	log := journal.NewLogger(stderr)
 	redisclient.LogTo(log)
 	conf, problems := config.Load(config.Source{Root: "/", Environ: os.Environ()})
 	for _, p := range problems {
@@ -112,18 +112,4 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
-}
-
-// newLogger leaves the time to the journal where stderr goes there.
-func newLogger(w io.Writer) *slog.Logger {
-	o := &slog.HandlerOptions{}
-	if os.Getenv("JOURNAL_STREAM") != "" || os.Getenv("INVOCATION_ID") != "" {
-		o.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(w, o))
 }
