@@ -6,10 +6,15 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"gpuherd/generator/gpu"
 )
 
 // A machine booted with two simulated GPUs has two workers and no failure.
@@ -64,6 +69,36 @@ func TestUnitsVerify(t *testing.T) {
 	stdout, stderr, status := run(t, "systemd-analyze", args...)
 	if status != 0 || stdout+stderr != "" {
 		t.Errorf("systemd-analyze verify ended with %d and says:\n%s%s", status, stdout, stderr)
+	}
+}
+
+// Redis has the GPUs that setup wrote down in this boot. In a container the
+// monitor once saw the boot id of the host, because systemd 252 gives a unit
+// with ProtectKernelTunables= and the like a /proc of its own, and took the
+// inventory for another boot's.
+func TestGPUsAreTold(t *testing.T) {
+	h := open(t)
+	inventory, err := gpu.ReadInventory("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{}
+	for _, g := range inventory.GPUs {
+		want[strconv.Itoa(g.Index)] = g.UUID
+	}
+	if len(want) < 2 {
+		t.Fatalf("the inventory has %v", inventory.GPUs)
+	}
+	eventually(t, time.Minute, "the GPUs in Redis", func() error {
+		got, err := h.redis.gpus()
+		if err == nil && !maps.Equal(got, want) {
+			err = fmt.Errorf("Redis has %v, want %v", got, want)
+		}
+		return err
+	})
+	beat, err := h.redis.heartbeat()
+	if err != nil || beat.BootID != inventory.BootID {
+		t.Errorf("the heartbeat is of boot %s (%v), want %s", beat.BootID, err, inventory.BootID)
 	}
 }
 

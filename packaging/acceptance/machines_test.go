@@ -36,7 +36,7 @@ type setting struct {
 
 // anywhere are the tests that need no limits and no second GPU's node.
 var anywhere = []string{
-	"TestDropInShows", "TestUnitsVerify", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
+	"TestDropInShows", "TestUnitsVerify", "TestGPUsAreTold", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
 	"TestBrokenServiceFile", "TestRedisAway",
 }
 

@@ -69,6 +69,25 @@ func (s *store) units() (map[string]state.Unit, error) {
 	return units, nil
 }
 
+// gpus returns the UUIDs of the hash of GPUs by index.
+func (s *store) gpus() (map[string]string, error) {
+	ctx, cancel := brief()
+	defer cancel()
+	raw, err := s.db.HGetAll(ctx, s.key("gpus")).Result()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", s.key("gpus"), err)
+	}
+	uuids := map[string]string{}
+	for index, data := range raw {
+		var g state.GPU
+		if err := json.Unmarshal([]byte(data), &g); err != nil {
+			return nil, fmt.Errorf("%s of %s: %w", index, s.key("gpus"), err)
+		}
+		uuids[index] = g.UUID
+	}
+	return uuids, nil
+}
+
 // heartbeat is the monitor's sign of life.
 type heartbeat struct {
 	BootID string `json:"boot_id"`
