@@ -97,8 +97,8 @@ func TestEveryTestHasAMachine(t *testing.T) {
 	}
 	var written []string
 	for _, name := range files {
-		if name == "machines_test.go" {
-			continue
+		if name == "machines_test.go" || name == "installed_test.go" {
+			continue // these run on the host
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 		if err != nil {
