@@ -33,13 +33,13 @@ func TestTraces(t *testing.T) {
 		first state.Observation
 		want  []string
 	}{
-		{"252/simple-kill", running, []string{"stopping signal killed/9 restarts=0", "failed signal killed/9 restarts=0", "running success /0 restarts=1"}},
-		{"257/simple-kill", running, []string{"stopping signal killed/9 restarts=0", "failed signal killed/9 restarts=0", "running success /0 restarts=1"}},
+		{"252/simple-kill", running, []string{"failed signal killed/9 restarts=0", "running success /0 restarts=1"}},
+		{"257/simple-kill", running, []string{"failed signal killed/9 restarts=0", "running success /0 restarts=1"}},
 		{"252/simple-reload-kill", running, []string{"failed signal killed/9 restarts=0", "running success /0 restarts=1"}},
 		{"257/simple-reload-kill", running, []string{"failed signal killed/9 restarts=0", "running success /0 restarts=1"}},
 		{"252/direct-kill", running, []string{"failed signal killed/9 restarts=0", "running success /0 restarts=1"}},
-		{"257/direct-kill", running, []string{"stopping signal killed/9 restarts=0", "failed signal killed/9 restarts=0", "running success /0 restarts=1"}},
-		{"252/notify-kill", running, []string{"stopping signal killed/9 restarts=0", "failed signal killed/9 restarts=0", "starting success /0 restarts=1", "running success /0 restarts=1", "status up"}},
+		{"257/direct-kill", running, []string{"failed signal killed/9 restarts=0", "running success /0 restarts=1"}},
+		{"252/notify-kill", running, []string{"failed signal killed/9 restarts=0", "starting success /0 restarts=1", "running success /0 restarts=1", "status up"}},
 		{"257/notify-kill", running, []string{"failed signal killed/9 restarts=0", "starting success /0 restarts=1", "running success /0 restarts=1", "status up"}},
 		{"252/simple-restart", running, []string{"stopping success /0 restarts=0", "stopped success killed/15 restarts=0", "running success /0 restarts=1"}},
 		{"252/simple-stop-start", running, []string{"stopping success /0 restarts=0", "stopped success killed/15 restarts=0", "running success /0 restarts=1"}},

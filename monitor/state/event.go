@@ -13,13 +13,15 @@ const (
 // tells that a unit entered the phase, and is sent once for it however many
 // sub-states systemd goes through.
 //
-// Waiting for an automatic restart belongs to the phase before it, failed or
-// stopped: a killed worker is told as failed, starting and running. Only
+// Failing begins when the main process has: that systemd still kills what it
+// left behind is no phase. Waiting for an automatic restart belongs to the
+// phase before it, failed or stopped. So a killed worker is told as failed,
+// starting and running. Only
 // Type=notify, forking, oneshot and those with ExecStartPre= have a starting.
 const (
 	Starting = "starting" // activating
 	Running  = "running"  // active, reloading; a oneshot that remains after exit, too
-	Stopping = "stopping" // deactivating
+	Stopping = "stopping" // deactivating, the main process not yet failed
 	Stopped  = "stopped"  // inactive: it ended well, or was stopped
 	Failed   = "failed"   // failed, whether it is restarted or not
 	Status   = "status"   // no phase: the STATUS= text changed (channel only)

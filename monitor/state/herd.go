@@ -168,6 +168,11 @@ func phase(before string, o Observation) string {
 		}
 		return Failed // RestartMode=direct passes no failed state
 	case "deactivating":
+		if o.Result != "success" && o.Result != "" && o.MainPID == 0 && o.ExecMainCode != 0 {
+			// The main process has failed; only what it left behind is still
+			// to be killed.
+			return Failed
+		}
 		return Stopping
 	case "failed":
 		return Failed

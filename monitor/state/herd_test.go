@@ -73,6 +73,15 @@ func TestPhases(t *testing.T) {
 		{"killed on 257", []Observation{signal(in("failed/failed-before-auto-restart", "1")), signal(in("activating/auto-restart", "1")),
 			signal(in("activating/auto-restart-queued", "1")), in("activating/start", "2"), in("active/running", "2")},
 			[]string{"failed 0", "starting 1", "running 1"}},
+		{"killed, with children left", []Observation{signal(in("deactivating/stop-sigkill", "1")), signal(in("deactivating/final-sigterm", "1")),
+			signal(in("failed/failed", "1")), signal(in("activating/auto-restart", "1")), in("active/running", "2")},
+			[]string{"failed 0", "running 1"}},
+		{"stopped, but too slow", []Observation{in("deactivating/stop-sigterm", "1"), func() Observation {
+			o := in("deactivating/stop-sigkill", "1")
+			o.Result, o.MainPID = "timeout", 9
+			return o
+		}(), signal(in("failed/failed", "1"))},
+			[]string{"stopping 0", "failed 0"}},
 		{"killed with RestartMode=direct", []Observation{signal(in("activating/auto-restart", "1")), in("active/running", "2")},
 			[]string{"failed 0", "running 1"}},
 		{"ended well with Restart=always", []Observation{in("inactive/dead-before-auto-restart", "1"), in("activating/auto-restart", "1"), in("active/running", "2")},
