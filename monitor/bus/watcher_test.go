@@ -111,6 +111,8 @@ func TestEveryChangeOnceInOrder(t *testing.T) {
 	if err := w.Ready(); err != nil {
 		t.Error(err)
 	}
+	// The last signal of all tells nothing, so nobody waited for it yet.
+	until(t, "the last signal is read", func() bool { return w.Stats().Duplicates >= 3*rounds })
 	if got := w.Stats(); got.Changes != 3*rounds || got.Duplicates != 3*rounds || got.Connections != 1 {
 		t.Errorf("stats are %+v", got)
 	}
