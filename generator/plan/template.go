@@ -107,8 +107,6 @@ func (m *maker) unitDefaults(d *defaults, c *choice) {
 	// A worker is worth restarting for ever: RestartSec= grows instead.
 	set("StartLimitIntervalSec", "0")
 	d.depend("PartOf", Target)
-	// The target has no ordering by default, see its unit.
-	d.depend("Before", Target)
 	if m.setup && c.Name != Setup {
 		d.depend("Requires", Setup+".service")
 		d.depend("After", Setup+".service")
