@@ -18,6 +18,10 @@ import (
 // after a restart: then the successor of a killed worker goes on at once with
 // the job that was left, instead of waiting for the lease to run out.
 type Consumer struct {
+	// Duplicate, unless nil, is called by Claim for an entry that went without
+	// being run, as its ID has a result already or runs by another entry.
+	Duplicate func(id string)
+
 	q    *Queue
 	name string
 
@@ -53,8 +57,8 @@ type entry struct {
 }
 
 // Claim waits up to Options.Block for a job, and returns nil without an error
-// where none came; what is no job is on its way to Q:dead then. ErrPaused
-// comes at once. After any other error the consumer goes on with what it may
+// where none came; what is no job is on its way to Q:dead then, and what is a
+// job's second entry is gone. ErrPaused comes at once. After any other error the consumer goes on with what it may
 // have been given without hearing of it.
 //
 // Order: what the consumer holds already, what another's lease ran out on
@@ -230,6 +234,10 @@ func (c *Consumer) begin(ctx context.Context) (*Claim, error) {
 		return &Claim{Job: job, Attempt: int(attempt), q: c.q, consumer: c.name, entry: *e}, nil
 	case "paused":
 		return nil, ErrPaused
+	case "ended", "duplicate":
+		if c.Duplicate != nil {
+			c.Duplicate(job.ID)
+		}
 	}
 	return nil, nil
 }

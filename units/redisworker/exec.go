@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"gpuherd/units/queue"
 )
@@ -29,7 +31,8 @@ const (
 	stopGrace   = 2 * time.Second // between SIGTERM and SIGKILL
 	pipeGrace   = 2 * time.Second // for a pipe that an escaped process holds
 	stderrTail  = 4 << 10
-	maxProgress = 4 << 10
+	maxProgress = 4 << 10 // bytes of JSON
+	maxText     = 256     // bytes of progress that is not JSON
 )
 
 // Exec runs a program for each job, without a shell, in a process group of its
@@ -37,7 +40,7 @@ const (
 //
 //	stdin   the payload as it is
 //	fd 3    the result; where nothing comes there, the last line of stdout that is not empty
-//	fd 4    progress, a line each: a number (per cent) or JSON
+//	fd 4    progress, a line each: a number (per cent), JSON or any text
 //	exit    0 succeeded, 75 (EX_TEMPFAIL) try again, 65 (EX_DATAERR) never will; any other failed
 //
 // What it prints goes to Output, line by line after the job's ID. Its
@@ -104,8 +107,8 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 			if !end {
 				return
 			}
-			if text := bytes.TrimSpace(line.buf); !line.over && json.Valid(text) {
-				progress(string(text))
+			if text := progressText(line.buf, line.over); text != "" {
+				progress(text)
 			}
 			line.reset()
 		})
@@ -151,6 +154,30 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 	return o
 }
 
+// progressText returns a line of progress as it is told: JSON as it is, which
+// a number is too, and anything else as text that may be shown anywhere, cut
+// where it is long. "" says nothing.
+func progressText(line []byte, cut bool) string {
+	line = bytes.TrimSpace(line)
+	if !cut && utf8.Valid(line) && json.Valid(line) {
+		return string(line)
+	}
+	var text strings.Builder
+	for _, r := range string(line) { // a byte that is no UTF-8 is U+FFFD here
+		switch {
+		case unicode.IsSpace(r):
+			r = ' '
+		case !unicode.IsGraphic(r):
+			r = unicode.ReplacementChar
+		}
+		if text.Len()+utf8.RuneLen(r) > maxText {
+			break
+		}
+		text.WriteRune(r)
+	}
+	return strings.TrimSpace(text.String())
+}
+
 var errTimeout = errors.New("timed out")
 
 // describe is "exit status 1" or "killed by SIGSEGV".
@@ -174,9 +201,13 @@ func reason(how, stderr string) string {
 }
 
 // environment is the worker's, but for what systemd tells the worker alone: a
-// job must not speak for its unit, nor think that its stderr is the journal's.
+// job must not speak for its unit, nor think that its stderr is the journal's,
+// nor be led to the password of Redis.
 func environment(base []string, a Attempt) []string {
-	own := []string{"NOTIFY_SOCKET=", "WATCHDOG_USEC=", "WATCHDOG_PID=", "JOURNAL_STREAM=", "SYSTEMD_EXEC_PID=", "JOB_"}
+	own := []string{
+		"NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_", "FDSTORE=", "CREDENTIALS_DIRECTORY=",
+		"JOURNAL_STREAM=", "SYSTEMD_EXEC_PID=", "JOB_",
+	}
 	env := slices.DeleteFunc(slices.Clone(base), func(v string) bool {
 		return slices.ContainsFunc(own, func(name string) bool { return strings.HasPrefix(v, name) })
 	})

@@ -94,10 +94,16 @@ func TestExecOutcomes(t *testing.T) {
 
 func TestExecProgress(t *testing.T) {
 	t.Parallel()
-	e, _ := shell(`echo 12.5 >&4; echo nonsense >&4; echo '{"step": 3}' >&4; head -c 9999 /dev/zero >&4; echo >&4; printf 100 >&4; echo x`)
+	e, _ := shell(`echo 12.5 >&4; echo 'step 3/10' >&4; echo '{"step": 3}' >&4; echo >&4; echo '  ' >&4
+printf 'a\tb\033[2J \377 \342\200\256é\r\n' >&4; echo NaN >&4
+head -c 9999 /dev/zero | tr '\0' x >&4; echo >&4; printf 100 >&4; echo x`)
 	var got []string
 	o := e.Run(context.Background(), Attempt{ID: "j"}, func(s string) { got = append(got, s) })
-	if diff := cmp.Diff([]string{"12.5", `{"step": 3}`, "100"}, got); diff != "" || o.Verdict != Succeeded {
+	want := []string{
+		"12.5", "step 3/10", `{"step": 3}`, "a b\uFFFD[2J \uFFFD \uFFFDé", "NaN",
+		strings.Repeat("x", 256), "100",
+	}
+	if diff := cmp.Diff(want, got); diff != "" || o.Verdict != Succeeded {
 		t.Errorf("outcome %+v, progress (-want +got):\n%s", o, diff)
 	}
 }
@@ -105,7 +111,9 @@ func TestExecProgress(t *testing.T) {
 func TestExecEnvironmentIsTheWorkersButForSystemd(t *testing.T) {
 	t.Parallel()
 	e, _ := shell(`env | sort | grep -v ^_ | grep -v ^PWD | tr '\n' ' '`)
-	e.Env = []string{"PATH=" + os.Getenv("PATH"), "CUDA_VISIBLE_DEVICES=GPU-1", "NOTIFY_SOCKET=/run/n", "WATCHDOG_USEC=1", "JOB_ID=other", "JOURNAL_STREAM=1:2"}
+	e.Env = []string{"PATH=" + os.Getenv("PATH"), "CUDA_VISIBLE_DEVICES=GPU-1", "NOTIFY_SOCKET=/run/n",
+		"WATCHDOG_USEC=1", "WATCHDOG_PID=1", "LISTEN_FDS=1", "LISTEN_PID=1", "LISTEN_FDNAMES=x", "CREDENTIALS_DIRECTORY=/run/credentials/x",
+		"JOB_ID=other", "JOURNAL_STREAM=1:2", "SYSTEMD_EXEC_PID=1"}
 	o := e.Run(context.Background(), Attempt{ID: "j", Number: 1, MaxAttempts: 3}, func(string) {})
 	got := strings.Fields(string(o.Result))
 	want := []string{"CUDA_VISIBLE_DEVICES=GPU-1", "JOB_ATTEMPT=1", "JOB_ID=j", "JOB_MAX_ATTEMPTS=3", "PATH=" + os.Getenv("PATH")}

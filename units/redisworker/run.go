@@ -2,6 +2,7 @@ package redisworker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -181,7 +182,8 @@ func jobStatus(c *queue.Claim, l *lease, draining bool) string {
 	s := fmt.Sprintf("job %s, attempt %d of %d", c.ID, c.Attempt, c.MaxAttempts)
 	if p := l.progress.Load(); p != nil {
 		text := *p
-		if _, err := strconv.ParseFloat(text, 64); err == nil {
+		// Text that is no JSON may read as a number too: "inf", "0x1p3".
+		if _, err := strconv.ParseFloat(text, 64); err == nil && json.Valid([]byte(text)) {
 			text += "%"
 		}
 		if r := []rune(text); len(r) > 100 {

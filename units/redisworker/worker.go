@@ -67,7 +67,11 @@ func New(o Options) *Worker {
 	if o.Notify == nil {
 		o.Notify = func(string) {}
 	}
-	return &Worker{Options: o, consumer: o.Queue.Consumer(o.Consumer)}
+	w := &Worker{Options: o, consumer: o.Queue.Consumer(o.Consumer)}
+	w.consumer.Duplicate = func(id string) {
+		w.Log.Info("duplicate id, acknowledged without running", "job", id)
+	}
+	return w
 }
 
 // Run works until drain is closed, and then ends the job it has: finished if

@@ -222,6 +222,29 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// TestDuplicateIDIsLogged: who puts a job in under an id that has a result
+// would else look for it in vain.
+func TestDuplicateIDIsLogged(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{})
+	log, stop := f.start(Options{Consumer: "a", Executor: script(func(context.Context, Attempt, func(string)) Outcome {
+		return Outcome{Result: []byte("r")}
+	})})
+	f.add("j")
+	f.until("result", func() bool { return f.record("j").State == queue.Succeeded })
+	if err := f.redis.XAdd(f.ctx, &redis.XAddArgs{Stream: f.queue.Key("jobs"), Values: []string{"id", "j", "payload", "other"}}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	const want = `level=INFO msg="duplicate id, acknowledged without running" job=j`
+	f.until(want, func() bool { return strings.Contains(log.String(), want) })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if r := f.record("j"); r.Attempts != 1 || r.Result != "r" {
+		t.Errorf("record %+v", r)
+	}
+}
+
 func TestUnableEndsTheWorkerAndCostsNoAttempt(t *testing.T) {
 	t.Parallel()
 	f := setup(t, queue.Options{})
@@ -276,6 +299,24 @@ func TestBeatOnlyWithWatchdog(t *testing.T) {
 	w.beat() // too soon for another
 	if len(told) != 1 || told[0] != "WATCHDOG=1" {
 		t.Errorf("told %q", told)
+	}
+}
+
+func TestJobStatus(t *testing.T) {
+	t.Parallel()
+	c := &queue.Claim{Job: queue.Job{ID: "j", MaxAttempts: 3}, Attempt: 1}
+	for progress, want := range map[string]string{
+		"40":                     "job j, attempt 1 of 3: 40%",
+		`{"step":1}`:             `job j, attempt 1 of 3: {"step":1}`,
+		"Inf":                    "job j, attempt 1 of 3: Inf",
+		"step 3/10":              "job j, attempt 1 of 3: step 3/10",
+		strings.Repeat("é", 101): "job j, attempt 1 of 3: " + strings.Repeat("é", 100) + "…",
+	} {
+		var l lease
+		l.progress.Store(&progress)
+		if got := jobStatus(c, &l, false); got != want {
+			t.Errorf("%q: %q, want %q", progress, got, want)
+		}
 	}
 }
 
