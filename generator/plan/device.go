@@ -79,7 +79,7 @@ func takes(s *service.Service, g gpu.GPU, mig *gpu.MIG) (why string, ok bool) {
 			return what + " has no known memory yet for MinMemory=: gpuherd-setup finds it once the driver is up", false
 		}
 		if memory < s.MinMemory {
-			return fmt.Sprintf("%s has %d bytes of memory, less than MinMemory= of %d", what, memory, s.MinMemory), false
+			return fmt.Sprintf("%s has %s of memory, less than MinMemory= of %s", what, unitfile.FormatSize(memory), unitfile.FormatSize(s.MinMemory)), false
 		}
 	}
 	if g.Simulated {

@@ -112,8 +112,8 @@ var keys = []string{"Per", "Instances", "Enabled", "EnabledVariable", "Isolate",
 func Keys() []string { return slices.Clone(keys) }
 
 // Parse makes a service of its file and drop-ins, which it does not change.
-// The service is Broken where what is wrong leaves nothing that could run; a
-// bad value of another key is reported and its default used.
+// The service is Broken where what is wrong leaves nothing that could run, or
+// no telling on which GPUs; a bad value of another key is reported and its default used.
 func Parse(name, file string, base *unitfile.File, dropins ...*unitfile.File) (*Service, unitfile.Problems) {
 	p := parser{s: &Service{
 		Name: name, Path: file,
@@ -220,7 +220,8 @@ func (p *parser) entry(e unitfile.Entry) {
 		}
 		n, err := unitfile.ParseSize(e.Value)
 		if err != nil {
-			p.bad(e, "write a size such as 40G; without it any GPU is taken", "%v", err)
+			p.broken = true
+			p.bad(e, "write a size such as 40G; "+nowhere, "%v", err)
 			return
 		}
 		s.MinMemory = n
@@ -252,15 +253,21 @@ func (p *parser) boolean(e unitfile.Entry, to *bool, def bool) bool {
 	return true
 }
 
+// nowhere is the cost of a filter that cannot be read: any guess could start a
+// program on a GPU that it must not have.
+const nowhere = "until it is mended the service runs nowhere"
+
 func (p *parser) models(e unitfile.Entry) {
 	globs, err := unitfile.SplitArgv(e.Value)
 	if err != nil {
-		p.bad(e, "", "%v", err)
+		p.broken = true
+		p.bad(e, nowhere, "%v", err)
 		return
 	}
 	for _, glob := range globs {
 		if _, err := path.Match(glob, ""); err != nil {
-			p.bad(e, "", "%q is no glob", short(glob))
+			p.broken = true
+			p.bad(e, nowhere, "%q is no glob", short(glob))
 			continue
 		}
 		p.s.Models = append(p.s.Models, glob)

@@ -3,6 +3,7 @@ package unitfile
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 )
 
@@ -85,6 +86,17 @@ func ParseSize(s string) (uint64, error) {
 		units = units[i+1:]
 	}
 	return total, nil
+}
+
+// FormatSize writes a number of bytes for people, in the units of ParseSize:
+// "16G", "79.65G". It is rounded to four digits.
+func FormatSize(n uint64) string {
+	for _, u := range sizeUnits {
+		if n >= u.factor && u.factor > 1 {
+			return strconv.FormatFloat(float64(n)/float64(u.factor), 'g', 4, 64) + u.suffix
+		}
+	}
+	return strconv.FormatUint(n, 10) + "B"
 }
 
 // cutNumber cuts decimal digits off s. err: they are more than 64 bits hold.

@@ -60,3 +60,14 @@ func TestNearest(t *testing.T) {
 		t.Errorf("Nearest without known words = %q", got)
 	}
 }
+
+func TestFormatSize(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[uint64]string{
+		0: "0B", 1023: "1023B", 1 << 10: "1K", 16 << 30: "16G", 999 << 30: "999G", 85520809984: "79.65G", 3 << 29: "1.5G", 1 << 60: "1E", math.MaxUint64: "16E",
+	} {
+		if got := FormatSize(n); got != want {
+			t.Errorf("%d is %s, want %s", n, got, want)
+		}
+	}
+}
