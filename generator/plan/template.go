@@ -62,11 +62,15 @@ type defaults struct {
 	unit, service []unitfile.Entry
 }
 
-// has reports whether the file assigns a key in [Service] itself.
+// has reports whether the file assigns a key in [Service] itself. A value that
+// systemd would drop does not count: what gpuherd guards a unit with must not
+// be lost to a typo.
 func (d *defaults) has(keys ...string) bool {
 	for _, key := range keys {
-		if _, ok := d.file.Last("Service", key); ok {
-			return true
+		for _, e := range d.file.Entries("Service") {
+			if e.Key == key && service.Valid(key, e.Value) {
+				return true
+			}
 		}
 	}
 	return false

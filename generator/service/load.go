@@ -130,6 +130,8 @@ func Parse(name, file string, base *unitfile.File, dropins ...*unitfile.File) (*
 		}
 	}
 	p.runnable(file)
+	p.commandLines()
+	p.directives()
 	if p.broken {
 		return &Service{Name: name, Path: file, Broken: true}, p.problems
 	}

@@ -17,7 +17,29 @@ import (
 // Specifiers (%) and variables ($) are left alone. Errors are an open quote,
 // and a ';' that stands alone, since to systemd that begins another command.
 func SplitArgv(value string) ([]string, error) {
-	var argv []string
+	argv, separators, err := splitWords(value)
+	if err == nil && separators > 0 {
+		return nil, errors.New(`';' alone separates commands; write \; for a semicolon`)
+	}
+	return argv, err
+}
+
+// CountCommands returns how many commands a value of ExecStart= and its like
+// has: a ';' that stands alone separates them.
+func CountCommands(value string) (int, error) {
+	argv, separators, err := splitWords(value)
+	if err != nil || len(argv) == 0 {
+		return 0, err
+	}
+	if value = strings.TrimRight(value, whitespace); separators > 0 && strings.HasSuffix(value, " ;") {
+		separators-- // nothing follows it
+	}
+	return separators + 1, nil
+}
+
+// splitWords does the work of SplitArgv, and counts the words that are a plain
+// ';' instead of returning them.
+func splitWords(value string) (argv []string, separators int, err error) {
 	rest := strings.TrimLeft(value, whitespace)
 	for rest != "" {
 		first, after := rest, ""
@@ -26,19 +48,19 @@ func SplitArgv(value string) ([]string, error) {
 		}
 		switch {
 		case first == ";" && len(argv) > 0:
-			return nil, errors.New(`';' alone separates commands; write \; for a semicolon`)
+			separators, rest = separators+1, after
 		case first == `\;` && len(argv) > 0:
 			argv, rest = append(argv, ";"), after
 		default:
 			word, left, err := cutWord(rest)
 			if err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 			argv, rest = append(argv, word), left
 		}
 		rest = strings.TrimLeft(rest, whitespace)
 	}
-	return argv, nil
+	return argv, separators, nil
 }
 
 // cutWord cuts the first word off s, which begins with no white space.

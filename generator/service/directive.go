@@ -1,0 +1,157 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gpuherd/generator/unitfile"
+)
+
+// A directive is one of [Service] whose last valid assignment holds: systemd
+// drops a value that it cannot read, and with it what a typo was meant to set.
+type directive struct {
+	check func(value string) error
+	fix   string
+	// strict: what check refuses, no systemd takes. Of the others a newer one
+	// may know a word more.
+	strict bool
+}
+
+const (
+	sizeFix = "write a size such as 4G, a percentage or infinity; systemd would ignore this"
+	spanFix = "write a time such as 30s, 2min or infinity; systemd would ignore this"
+)
+
+var checked = map[string]directive{
+	"MemoryMax":               {limit(false), sizeFix, true},
+	"MemoryHigh":              {limit(false), sizeFix, true},
+	"MemorySwapMax":           {limit(true), sizeFix, true},
+	"MemoryMin":               {limit(true), sizeFix, true},
+	"MemoryLow":               {limit(true), sizeFix, true},
+	"TimeoutSec":              {unitfile.CheckSpan, spanFix, true},
+	"TimeoutStartSec":         {unitfile.CheckSpan, spanFix, true},
+	"TimeoutStopSec":          {unitfile.CheckSpan, spanFix, true},
+	"RestartSec":              {unitfile.CheckSpan, spanFix, true},
+	"RestartMaxDelaySec":      {unitfile.CheckSpan, spanFix, true},
+	"WatchdogSec":             {unitfile.CheckSpan, spanFix, true},
+	"RuntimeMaxSec":           {unitfile.CheckSpan, spanFix, true},
+	"LogRateLimitIntervalSec": {unitfile.CheckSpan, spanFix, true},
+	"NoNewPrivileges":         {boolean, "", true},
+	"LockPersonality":         {boolean, "", true},
+	"RestrictSUIDSGID":        {boolean, "", true},
+	"Slice":                   {slice, "", true},
+	"Type":                    words("simple", "exec", "forking", "oneshot", "dbus", "notify", "notify-reload", "idle"),
+	"Restart":                 words("no", "always", "on-success", "on-failure", "on-abnormal", "on-watchdog", "on-abort"),
+	"KillMode":                words("control-group", "mixed", "process", "none"),
+	"OOMPolicy":               words("continue", "stop", "kill"),
+}
+
+// Valid reports whether systemd takes an assignment in [Service], as far as
+// gpuherd knows the key; it takes the empty one, which goes back to systemd's
+// default, for memory limits alone.
+func Valid(key, value string) bool {
+	d, ok := checked[key]
+	if !ok {
+		return true
+	}
+	if value == "" {
+		return strings.HasPrefix(key, "Memory")
+	}
+	return d.check(value) == nil
+}
+
+// limit takes what config_parse_memory_limit in systemd's load-fragment.c does.
+func limit(zero bool) func(string) error {
+	return func(value string) error {
+		if value == "infinity" {
+			return nil
+		}
+		n, err := uint64(0), error(nil)
+		if number, ok := cutPercent(value); ok {
+			if n, err = unitfile.ParseSize(number); err != nil || strings.Trim(number, "0123456789.") != "" {
+				return fmt.Errorf("%q is no percentage", short(value))
+			}
+			if strings.Trim(number, "0.") != "" {
+				n = 1 // 0.5 % is not zero
+			}
+		} else if n, err = unitfile.ParseSize(value); err != nil {
+			return fmt.Errorf("%q is no size", short(value))
+		}
+		if n == 0 && !zero {
+			return errors.New("is zero")
+		}
+		return nil
+	}
+}
+
+func cutPercent(value string) (number string, ok bool) {
+	for _, sign := range []string{"%", "‰", "‱"} {
+		if number, ok := strings.CutSuffix(value, sign); ok {
+			return number, true
+		}
+	}
+	return "", false
+}
+
+func boolean(value string) error {
+	_, err := unitfile.ParseBool(value)
+	return err
+}
+
+func slice(value string) error {
+	if !strings.HasSuffix(value, ".slice") && !strings.Contains(value, "%") {
+		return fmt.Errorf("%q does not end in .slice", short(value))
+	}
+	return nil
+}
+
+func words(known ...string) directive {
+	return directive{check: func(value string) error {
+		if !slices.Contains(known, value) {
+			return fmt.Errorf("%q is unknown", short(value))
+		}
+		return nil
+	}, fix: "known are " + strings.Join(known, ", ")}
+}
+
+// directives reports values of [Service] that systemd would drop.
+func (p *parser) directives() {
+	for _, e := range p.s.File.Entries("Service") {
+		d, ok := checked[e.Key]
+		if !ok || e.Value == "" {
+			continue
+		}
+		if err := d.check(e.Value); err != nil {
+			p.bad(e, d.fix, "%v", err)
+			p.problems[len(p.problems)-1].Warning = !d.strict
+		}
+	}
+}
+
+// commands are the keys of [Service] that hold command lines.
+var commands = []string{"ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost"}
+
+// commandLines refuses what systemd would not load, or would drop from the
+// unit and run it without.
+func (p *parser) commandLines() {
+	starts := 0
+	for _, key := range commands {
+		for _, e := range p.s.File.Values("Service", key) {
+			n, err := unitfile.CountCommands(e.Value)
+			if err != nil {
+				p.broken = true
+				p.bad(e, "close it; until then the service does not run", "%v", err)
+				continue
+			}
+			if key != "ExecStart" {
+				continue
+			}
+			if starts += n; starts > 1 && starts-n <= 1 && !p.s.Oneshot() {
+				p.broken = true
+				p.bad(e, "write one, or Type=oneshot; ExecStart= alone on a line before it drops the one above", "more than one command, which only Type=oneshot takes")
+			}
+		}
+	}
+}
