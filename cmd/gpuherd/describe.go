@@ -50,7 +50,9 @@ func (a *app) describe() *cobra.Command {
 state and last result, files and drop-ins, GPU and device rules, memory, and the
 environment. As root, or as the worker's user, the environment is that of the
 running process, otherwise what the unit's files say. Values of variables that
-look like secrets, and passwords in URLs, are not shown.
+look like secrets, and passwords in URLs, are not shown. Restarts are systemd's
+automatic ones, while the monitor's figure in Redis counts starts by hand too
+and never goes back.
 
 --json prints an array: the fields of list --json, and description, load,
 load_error, source, fragment, drop_ins, need_daemon_reload, slice, user, tasks,

@@ -23,7 +23,9 @@ from the kernel's control groups, so that neither Redis nor the monitor is
 needed. Without a selection: every worker; with --all gpuherd's own units too.
 
 UPTIME is how long the unit has been active. RESTARTS counts systemd's automatic
-ones. MEMORY is of the whole control group, beside the limit that the kernel
+ones, from zero after a start by hand; the monitor's figure, in Redis and its
+metrics, counts every start after the first of this boot and never goes back.
+MEMORY is of the whole control group, beside the limit that the kernel
 enforces. CPU is the CPU time since the start over UPTIME, as ps(1) counts it:
 100% is one core. STATUS is what the worker says of itself, or why it ended.
 

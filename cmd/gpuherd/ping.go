@@ -14,15 +14,17 @@ import (
 
 	"gpuherd/cmd/gpuherd/internal/selection"
 	"gpuherd/cmd/gpuherd/internal/terminal"
+	"gpuherd/generator"
 	"gpuherd/generator/config"
 	"gpuherd/monitor/bus"
 )
 
 // A check is one line of ping.
 type check struct {
-	Name   string `json:"name"` // "systemd", "target", "units", "unit NAME", "monitor"
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail"` // what was found
+	Name    string `json:"name"` // "systemd", "target", "units", "unit NAME", "configuration", "monitor"
+	OK      bool   `json:"ok"`
+	Skipped bool   `json:"skipped,omitempty"` // it could not be made here; OK is true
+	Detail  string `json:"detail"`            // what was found
 }
 
 func (a *app) ping() *cobra.Command {
@@ -32,11 +34,14 @@ func (a *app) ping() *cobra.Command {
 		Use:   "ping",
 		Short: "Say whether all is well on this host",
 		Long: `Check that systemd answers, gpuherd.target and every unit of the herd are
-active, and the monitor is ready (its /readyz, at [Monitor] Listen=). One line a
-check; the exit code is 0 if all is well and 1 if not, so it serves as a
-container's health check.
+active, the programs in /etc/gpuherd/setup.d did not fail, the configuration has
+no problem that costs something (as verify finds it; left out where PID 1's
+environment cannot be read, which is for root), and the monitor is ready (its
+/readyz, at [Monitor] Listen=). One line a check; the exit code is 0 if all is
+well and 1 if not, so it serves as a container's health check.
 
---json prints an array, one object a check: name, ok, detail.`,
+--json prints an array, one object a check: name, ok, detail, and skipped where
+it was left out.`,
 		Example: "  gpuherd ping\n  gpuherd ping --timeout 2s --json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -45,7 +50,7 @@ container's health check.
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			checks := append(pingHerd(ctx), pingMonitor(ctx))
+			checks := append(pingHerd(ctx), pingConfiguration("/"), pingMonitor(ctx))
 			if asJSON {
 				if err := a.printJSON(checks); err != nil {
 					return err
@@ -71,7 +76,10 @@ container's health check.
 
 func (a *app) printCheck(c check) {
 	mark := a.out.Paint(terminal.Good, "ok")
-	if !c.OK {
+	switch {
+	case c.Skipped:
+		mark = a.out.Paint(terminal.Faint, "-") + " "
+	case !c.OK:
 		mark = a.out.Paint(terminal.Bad, "✗") + " "
 	}
 	a.stdout.say("%s  %s\n", mark, terminal.Inert(c.Detail))
@@ -100,6 +108,12 @@ func pingHerd(ctx context.Context) []check {
 	return append(append(checks, c), pingUnits(ctx, conn)...)
 }
 
+// gpuherd-setup's unit, and how its status tells of the operator's programs.
+const (
+	setupUnit   = "shared-setup.service"
+	hooksFailed = "FAILED in setup.d"
+)
+
 // pingUnits checks the herd: one line where all are active, else one for each
 // that is not.
 func pingUnits(ctx context.Context, conn *bus.Conn) []check {
@@ -115,11 +129,15 @@ func pingUnits(ctx context.Context, conn *bus.Conn) []check {
 	var bad []check
 	for _, o := range seen {
 		known[o.Name] = true
-		if o.Active == "active" {
-			continue
-		}
 		short := selection.Short(o.Name)
 		w := worker{Unit: o.Unit()}
+		if o.Active == "active" {
+			// Setup succeeds all the same, so that the workers start.
+			if o.Name == setupUnit && strings.Contains(w.StatusText, hooksFailed) {
+				bad = append(bad, check{Name: "unit " + o.Name, Detail: fmt.Sprintf("%s says: %s; gpuherd logs %s", short, w.StatusText, short)})
+			}
+			continue
+		}
 		detail := fmt.Sprintf("%s is %s/%s", short, o.Active, o.Sub)
 		if o.Result != "" && o.Result != "success" {
 			detail += " (" + w.ending() + ")"
@@ -135,6 +153,37 @@ func pingUnits(ctx context.Context, conn *bus.Conn) []check {
 		return bad
 	}
 	return []check{{Name: "units", OK: true, Detail: fmt.Sprintf("%d units of the herd are active", len(herd))}}
+}
+
+// pingConfiguration runs the generator's decisions as verify does: what it
+// left out is not missed by systemd.
+func pingConfiguration(root string) check {
+	c := check{Name: "configuration"}
+	source, err := config.HostSource(root)
+	if err != nil {
+		c.OK, c.Skipped = true, true
+		c.Detail = "configuration is not checked: " + err.Error() + "; only root may"
+		return c
+	}
+	problems := generator.Compute(generator.Options{Root: source.Root, Environ: source.Environ}).Problems
+	var errs int
+	for _, p := range problems {
+		if p.Warning {
+			continue
+		}
+		if errs++; errs == 1 {
+			c.Detail = p.Error()
+		}
+	}
+	if errs == 0 {
+		c.OK, c.Detail = true, "configuration is fine"
+		return c
+	}
+	if errs > 1 {
+		c.Detail += "; " + count(errs-1, "more problem")
+	}
+	c.Detail += "; gpuherd verify"
+	return c
 }
 
 // pingMonitor asks the monitor whether it is ready, where the configuration
@@ -174,9 +223,18 @@ func askMonitor(ctx context.Context, address string) check {
 		return c
 	}
 	defer resp.Body.Close()                                //nolint:errcheck // only read
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // whatever came is shown
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // whatever came is shown, but for the checks that are well
 	if resp.StatusCode != http.StatusOK {
-		c.Detail = fmt.Sprintf("the monitor is not ready: %s %s", resp.Status, strings.TrimSpace(string(body)))
+		var failed []string
+		for line := range strings.Lines(string(body)) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasSuffix(line, ": ok") {
+				failed = append(failed, line)
+			}
+		}
+		c.Detail = "the monitor is not ready: " + resp.Status
+		if len(failed) > 0 {
+			c.Detail += ", " + strings.Join(failed, "; ")
+		}
 		return c
 	}
 	c.OK, c.Detail = true, "the monitor is ready"

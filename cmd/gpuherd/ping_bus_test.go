@@ -22,6 +22,16 @@ func TestPingHerd(t *testing.T) {
 	}{
 		{"well", []systemdtest.Unit{up("a.service"), up("b@0.service")}, []check{answers, target, {Name: "units", OK: true, Detail: "2 units of the herd are active"}}},
 		{
+			"a program of setup.d failed",
+			[]systemdtest.Unit{up("a.service"), {Name: "shared-setup.service", Props: map[string]any{
+				"LoadState": "loaded", "ActiveState": "active", "SubState": "exited", "StatusText": "1 GPU; FAILED in setup.d: 10-first (exit status 3)",
+			}}},
+			[]check{answers, target, {
+				Name:   "unit shared-setup.service",
+				Detail: "shared-setup says: 1 GPU; FAILED in setup.d: 10-first (exit status 3); gpuherd logs shared-setup",
+			}},
+		},
+		{
 			"wanted without a file",
 			[]systemdtest.Unit{up("a.service"), {Name: "gone.service", Props: map[string]any{"LoadState": "not-found"}}},
 			[]check{answers, target, {Name: "unit gone.service", Detail: "gone is wanted and has no unit file"}},
