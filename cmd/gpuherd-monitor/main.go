@@ -3,7 +3,7 @@
 //
 // It runs as gpuherd-monitor.service: Type=notify, with a watchdog, and with
 // the folder of its epoch in $STATE_DIRECTORY. It exits 0 when told to stop, 1
-// when a part of it failed, 2 on wrong usage and 78 (EX_CONFIG) where it cannot
+// when a part of it failed or another monitor has the lock in that folder, 2 on wrong usage and 78 (EX_CONFIG) where it cannot
 // be started as it is configured.
 package main
 
@@ -24,6 +24,7 @@ import (
 
 	"gpuherd/generator/config"
 	"gpuherd/generator/version"
+	"gpuherd/monitor/relay"
 	"gpuherd/units/journal"
 	"gpuherd/units/redisclient"
 )
@@ -93,6 +94,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	m, err := wire(conf, stateDir, log)
 	if err != nil {
 		log.Error("cannot start", "error", err)
+		if errors.Is(err, relay.ErrLocked) {
+			return exitFailure // the other one may end: it is worth trying again
+		}
 		return exitConfig
 	}
 	defer m.close()

@@ -226,6 +226,33 @@ func TestProgram(t *testing.T) {
 	}
 }
 
+// A second monitor on the host ends at once and leaves the first alone.
+func TestSecondMonitor(t *testing.T) {
+	t.Parallel()
+	systemd := bustest.Start(t, herd(1)...)
+	redis := redistest.Start(t)
+	dir := t.TempDir()
+	first := start(t, systemd, redis, dir)
+	first.hears("READY=1")
+	eventually(t, "it is ready", func() bool { code, _ := first.get("/readyz"); return code == 200 })
+	second := start(t, systemd, redis, dir)
+	if status := second.end(0); status != exitFailure {
+		t.Errorf("exit status %d, want %d", status, exitFailure)
+	}
+	if !strings.Contains(second.log.String(), "another monitor runs on this host (lock "+dir+"/lock)") {
+		t.Errorf("the second one said %s", second.log)
+	}
+	if epoch, err := os.ReadFile(filepath.Join(dir, "epoch")); string(epoch) != "1" || err != nil {
+		t.Errorf("epoch is %s, %v, want 1", epoch, err)
+	}
+	systemd.Announce(unit(0, "failed", "failed", 2, 1000))
+	c := redis.Client(t)
+	eventually(t, "the first one still writes", func() bool {
+		entries, err := c.XRevRangeN(t.Context(), "gpuherd:{box}:events", "+", "-", 1).Result()
+		return err == nil && len(entries) == 1 && entries[0].Values["type"] == "unit"
+	})
+}
+
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

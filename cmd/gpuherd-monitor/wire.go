@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -45,6 +46,14 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	if err != nil {
 		return nil, err
 	}
+	lock, err := relay.Lock(stateDir)
+	if errors.Is(err, relay.ErrLocked) {
+		_ = client.Close()
+		return nil, err
+	}
+	if err != nil {
+		log.Warn("another monitor on this host would not be noticed", "error", err)
+	}
 	epoch, err := relay.NextEpoch(stateDir)
 	if err != nil {
 		log.Warn("the epoch is not kept", "error", err)
@@ -76,7 +85,12 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 
 	return &monitor{
 		units: herd.Units,
-		close: func() { _ = client.Close() },
+		close: func() {
+			_ = client.Close()
+			if lock != nil {
+				_ = lock.Close()
+			}
+		},
 		tasks: []task{
 			watcher, toRedis, to,
 			&resources.Sampler{Root: "/", Herd: herd, Log: log},

@@ -8,12 +8,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 )
 
-// epochFile is below StateDirectory=.
-const epochFile = "epoch"
+// epochFile and lockFile are below StateDirectory=.
+const (
+	epochFile = "epoch"
+	lockFile  = "lock"
+	stateMode = 0o644
+)
 
 // NextEpoch raises the count of the monitor's starts that dir keeps, and
 // returns it. It is on the disk before it is used. Where dir has none, or none
@@ -35,11 +40,44 @@ func NextEpoch(dir string) (uint64, error) {
 	return last + 1, errors.Join(bad, SaveEpoch(dir, last+1))
 }
 
-// SaveEpoch makes n the last epoch used.
+// SaveEpoch makes n the last epoch used. The service's user has to be able to
+// read and replace it also where root once ran the monitor by hand: so it is
+// for all to read, whatever the umask, and of the folder's owner.
 func SaveEpoch(dir string, n uint64) error {
 	path := filepath.Join(dir, epochFile)
-	if err := renameio.WriteFile(path, strconv.AppendUint(nil, n, 10), 0o644); err != nil {
+	if err := saveEpoch(dir, path, strconv.AppendUint(nil, n, 10)); err != nil {
 		return fmt.Errorf("cannot keep the epoch in %s: %w", path, err)
 	}
 	return nil
+}
+
+func saveEpoch(dir, path string, data []byte) error {
+	f, err := renameio.NewPendingFile(path, renameio.WithStaticPermissions(stateMode))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Cleanup() }() // does nothing once it was replaced
+	if err := giveTo(dir, f.File); err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.CloseAtomicallyReplace()
+}
+
+// giveTo gives a new file to the owner of its folder, which only root can.
+func giveTo(dir string, f *os.File) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 && owner.Gid == 0 {
+		return nil
+	}
+	return f.Chown(int(owner.Uid), int(owner.Gid))
 }
