@@ -119,7 +119,7 @@ func summary(herd *state.Herd, to *relay.Relay) string {
 	s := to.Stats()
 	switch {
 	case s.Fenced:
-		return line + "a newer monitor writes to Redis"
+		return line + "a newer monitor writes to Redis, this one ends soon"
 	case s.Connected:
 		return line + "Redis is told"
 	}

@@ -32,6 +32,10 @@ const (
 	batchEvents    = 256   // most events in a batch
 	callTimeout    = 2 * time.Second
 	farewell       = 3 * time.Second // for the last batches at the end
+
+	// fencedFor is how long a fenced monitor says so before it ends: two hosts
+	// of one name would else take the keys from each other without a pause.
+	fencedFor = 30 * time.Second
 )
 
 // Capacity is how many events wait while Redis is away, before the oldest make
@@ -64,6 +68,10 @@ type Config struct {
 	Epoch    uint64 // of this start of the monitor, from NextEpoch
 	Version  string // of the program
 	Capacity int    // events kept while Redis is away; 0: Capacity
+
+	// FencedFor is how long Run stays, writing nothing, where a newer monitor
+	// writes. 0: 30 s.
+	FencedFor time.Duration
 
 	// SaveEpoch keeps an epoch that Redis had to correct. May be nil.
 	SaveEpoch func(uint64) error
@@ -122,6 +130,9 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 	if cfg.Capacity <= 0 {
 		cfg.Capacity = Capacity
 	}
+	if cfg.FencedFor <= 0 {
+		cfg.FencedFor = fencedFor
+	}
 	k := func(name string) string { return Key(cfg.Prefix, cfg.Host, name) }
 	return &Relay{
 		cfg: cfg, client: client, log: log, epoch: cfg.Epoch,
@@ -173,8 +184,9 @@ func (r *Relay) Stats() Stats {
 	}
 }
 
-// Run writes until ctx ends, then says goodbye. It returns nil: Redis being
-// away is no reason to end.
+// Run writes until ctx ends, then says goodbye. Redis being away is no reason
+// to end. It returns nil, or, FencedFor after a newer monitor has taken over,
+// ErrFenced: started again, with the next epoch, this one is the newer.
 func (r *Relay) Run(ctx context.Context) error {
 	back := redisclient.Backoff{}
 	beat := time.NewTicker(heartbeatEvery)
@@ -187,9 +199,12 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 		r.failed(err)
 		if errors.Is(err, ErrFenced) {
-			// The other one is the newer: nothing to do but to say so.
-			<-ctx.Done()
-			return nil
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(r.cfg.FencedFor):
+				return err
+			}
 		}
 		if back.Wait(ctx) != nil {
 			r.goodbye()
@@ -204,12 +219,14 @@ func (r *Relay) failed(err error) {
 	r.mu.Lock()
 	before := r.problem
 	r.problem = err
-	r.fenced = errors.Is(err, ErrFenced)
+	if r.fenced = errors.Is(err, ErrFenced); r.fenced {
+		r.problem = fmt.Errorf("%w; this one ends %v after it noticed", err, r.cfg.FencedFor)
+	}
 	waiting := r.pending.len()
 	r.mu.Unlock()
 	switch {
 	case errors.Is(err, ErrFenced):
-		r.log.Error("this monitor writes nothing more to Redis", "error", err, "epoch", r.Stats().Epoch)
+		r.log.Error("this monitor writes nothing more to Redis and ends", "error", err, "epoch", r.Stats().Epoch, "in", r.cfg.FencedFor)
 	case before == nil || before.Error() != err.Error():
 		r.log.Warn("cannot write to Redis, trying again", "error", err, "events waiting", waiting)
 	}

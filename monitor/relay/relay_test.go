@@ -459,6 +459,65 @@ func TestFencing(t *testing.T) {
 	}
 }
 
+// One that was fenced stays a while, says so, and ends with an error. Started
+// again it is the writer, whether it could raise its epoch over the other's or
+// not.
+func TestFencedEnds(t *testing.T) {
+	t.Parallel()
+	const stay = 200 * time.Millisecond
+	for _, tt := range []struct {
+		name             string
+		boot             string // of the other
+		other, next, won uint64
+	}{
+		{"the next epoch", bootA, 6, 7, 7},
+		{"started by hand with a folder of its own", bootA, 9, 6, 10},
+		{"another machine of this name", bootB, 9, 6, 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			srv := redistest.Start(t)
+			service := newMonitor(t, srv, bootA, 5, func(c *Config) { c.FencedFor = stay })
+			service.herd.Sync([]state.Observation{service.at("w@0.service", "active", "running", 1)}, "connected")
+			service.run()
+			service.drained()
+			other := newMonitor(t, srv, tt.boot, tt.other)
+			other.herd.Sync([]state.Observation{other.at("w@0.service", "active", "running", 1)}, "connected")
+			other.run()
+			other.drained()
+			other.stop()
+
+			began := time.Now()
+			service.crash("w@0.service", 1)
+			eventually(t, "the service says so", func() bool { return errors.Is(service.relay.Ready(), ErrFenced) })
+			select {
+			case err := <-service.done:
+				if !errors.Is(err, ErrFenced) {
+					t.Errorf("Run ends with %v, want ErrFenced", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("the fenced monitor stays for ever")
+			}
+			service.cancel()
+			service.cancel = nil
+			if took := time.Since(began); took < stay {
+				t.Errorf("it ended after %v, want no sooner than %v", took, stay)
+			}
+
+			again := newMonitor(t, srv, bootA, tt.next)
+			again.herd.Sync([]state.Observation{again.at("w@0.service", "active", "running", 2)}, "connected")
+			again.run()
+			again.drained()
+			if s := again.relay.Stats(); s.Epoch != tt.won || !s.Connected {
+				t.Errorf("started again it is %+v, want epoch %d", s, tt.won)
+			}
+			if n := srv.Client(t).Exists(t.Context(), "gpuherd:{box}:heartbeat").Val(); n != 1 {
+				t.Error("the heart does not beat again")
+			}
+		})
+	}
+}
+
 // Where the folder with the epoch was lost, Redis' is taken.
 func TestEpochLost(t *testing.T) {
 	t.Parallel()
