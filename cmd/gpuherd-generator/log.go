@@ -87,24 +87,86 @@ func (l *logger) log(prio int, format string, args ...any) {
 	}
 }
 
-// problems lists the first ones, errors before warnings, and counts the rest.
-func (l *logger) problems(all unitfile.Problems) {
-	listed := 0
+// A group is the problems of one file, errors before warnings.
+type group struct {
+	file  string
+	all   unitfile.Problems
+	shown int
+}
+
+// groups sorts problems by file, files with errors first.
+func groups(all unitfile.Problems) []*group {
+	var list []*group
+	byFile := map[string]*group{}
 	for _, warnings := range []bool{false, true} {
 		for _, p := range all {
 			if p.Warning != warnings {
 				continue
 			}
-			if listed == maxListed {
-				l.error("%d more problems: gpuherd verify lists them", len(all)-listed)
-				return
+			g := byFile[p.File]
+			if g == nil {
+				g = &group{file: p.File}
+				byFile[p.File], list = g, append(list, g)
 			}
-			listed++
+			g.all = append(g.all, p)
+		}
+	}
+	return list
+}
+
+// problems lists the first ones and counts the rest. Every file has its first
+// one listed before another has its second, for one broken file must not hide
+// the others; what is left of the files is named in the last line.
+func (l *logger) problems(all unitfile.Problems) {
+	files := groups(all)
+	for left := maxListed; left > 0; {
+		before := left
+		for _, g := range files {
+			if left > 0 && g.shown < len(g.all) {
+				g.shown++
+				left--
+			}
+		}
+		if left == before {
+			break
+		}
+	}
+	hidden := 0
+	var unnamed []string
+	for _, g := range files {
+		hidden += len(g.all) - g.shown
+		if g.shown == 0 {
+			unnamed = append(unnamed, g.file)
+		}
+		for i, p := range g.all[:g.shown] {
+			more := ""
+			if n := len(g.all) - g.shown; n > 0 && i == g.shown-1 {
+				more = fmt.Sprintf(" (+ %d more in this file)", n)
+			}
 			if p.Warning {
-				l.warning("%v", p)
+				l.warning("%v%s", p, more)
 			} else {
-				l.error("%v", p)
+				l.error("%v%s", p, more)
 			}
 		}
 	}
+	switch {
+	case len(unnamed) > 0:
+		l.error("%d more problems, which gpuherd verify lists, also in %s", hidden, names(unnamed))
+	case hidden > 0:
+		l.error("%d more problems: gpuherd verify lists them", hidden)
+	}
+}
+
+// names joins as many names as fit into a message and counts the rest.
+func names(list []string) string {
+	const room = maxMessage - 150
+	text := list[0]
+	for i, name := range list[1:] {
+		if len(text)+len(name) > room {
+			return fmt.Sprintf("%s and %d more files", text, len(list)-1-i)
+		}
+		text += ", " + name
+	}
+	return text
 }

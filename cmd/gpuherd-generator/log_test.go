@@ -52,16 +52,60 @@ func TestKernelLog(t *testing.T) {
 
 func TestProblemsListed(t *testing.T) {
 	t.Parallel()
-	var all unitfile.Problems
-	for i := range 20 {
-		all = append(all, &unitfile.Problem{File: "f", Line: i + 1, Msg: "m", Warning: i < 15})
+	problems := func(file string, errors, warnings int) (all unitfile.Problems) {
+		for i := range warnings {
+			all = append(all, &unitfile.Problem{File: file, Line: i + 1, Msg: "w", Warning: true})
+		}
+		for i := range errors {
+			all = append(all, &unitfile.Problem{File: file, Line: i + 1, Msg: "e"})
+		}
+		return all
 	}
-	kmsg, _ := logged(t, func(l *logger) { l.problems(all) })
-	if len(kmsg) != maxListed+1 {
-		t.Fatalf("%d lines: %q", len(kmsg), kmsg)
+	var many unitfile.Problems
+	for i := range 9 {
+		many = append(many, problems(fmt.Sprintf("f%d", i), 2, 0)...)
 	}
-	if !strings.Contains(kmsg[0], "f:16: m") || !strings.Contains(kmsg[5], "<4>") || !strings.HasSuffix(kmsg[maxListed], "13 more problems: gpuherd verify lists them") {
-		t.Errorf("%q", kmsg)
+	var hundreds unitfile.Problems
+	for i := range 300 {
+		hundreds = append(hundreds, problems(fmt.Sprintf("/etc/gpuherd/services/f%d.service", i), 1, 0)...)
+	}
+	tests := map[string]struct {
+		all  unitfile.Problems
+		want []string // of the kernel log, its tag left out
+	}{
+		"none": {nil, []string{""}},
+		"few":  {append(problems("a", 1, 1), problems("b", 1, 0)...), []string{"<3>a:1: e", "<4>a:1: w", "<3>b:1: e"}},
+		"one file": {problems("a", 5, 15), []string{
+			"<3>a:1: e", "<3>a:2: e", "<3>a:3: e", "<3>a:4: e", "<3>a:5: e", "<4>a:1: w", "<4>a:2: w (+ 13 more in this file)",
+			"<3>13 more problems: gpuherd verify lists them",
+		}},
+		"one hides no other": {append(append(problems("conf", 20, 0), problems("w", 0, 2)...), problems("b", 1, 0)...), []string{
+			"<3>conf:1: e", "<3>conf:2: e", "<3>conf:3: e", "<3>conf:4: e (+ 16 more in this file)", "<3>b:1: e", "<4>w:1: w", "<4>w:2: w",
+			"<3>16 more problems: gpuherd verify lists them",
+		}},
+		"many files": {many, []string{
+			"<3>f0:1: e (+ 1 more in this file)", "<3>f1:1: e (+ 1 more in this file)", "<3>f2:1: e (+ 1 more in this file)", "<3>f3:1: e (+ 1 more in this file)",
+			"<3>f4:1: e (+ 1 more in this file)", "<3>f5:1: e (+ 1 more in this file)", "<3>f6:1: e (+ 1 more in this file)",
+			"<3>11 more problems, which gpuherd verify lists, also in f7, f8",
+		}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			kmsg, _ := logged(t, func(l *logger) { l.problems(tt.all) })
+			tag := fmt.Sprintf("gpuherd-generator[%d]: ", os.Getpid())
+			for i := range kmsg {
+				kmsg[i] = strings.Replace(kmsg[i], tag, "", 1)
+			}
+			if diff := cmp.Diff(tt.want, kmsg); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+	kmsg, _ := logged(t, func(l *logger) { l.problems(hundreds) })
+	last := kmsg[len(kmsg)-1]
+	if len(kmsg) != maxListed+1 || !strings.HasSuffix(last, " more files") || strings.Contains(last, "…") {
+		t.Errorf("%d lines, the last %q", len(kmsg), last)
 	}
 }
 

@@ -3,6 +3,7 @@ package unitfile
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -37,6 +38,9 @@ func Parse(name string, data []byte) (*File, Problems) {
 	}
 	p.rest = bytes.TrimPrefix(data, byteOrderMark)
 	p.run()
+	for _, r := range p.repeats {
+		r.tell()
+	}
 	return p.file, p.problems
 }
 
@@ -49,6 +53,49 @@ type parser struct {
 
 	section *Section // nil before any section and after a broken header
 	lost    bool     // a problem already says why there is no section
+
+	repeats map[string]*repeat // by message
+}
+
+// A repeat is a problem that many lines may have, as where a program's binary
+// was put in a unit's place: it is told once.
+type repeat struct {
+	problem *Problem
+	lines   []int // some of the further ones
+	more    int   // how many more there are
+}
+
+func (r *repeat) tell() {
+	if len(r.lines) == 0 {
+		return
+	}
+	lines := make([]string, len(r.lines))
+	for i, n := range r.lines {
+		lines[i] = strconv.Itoa(n)
+	}
+	r.problem.Msg += "; the same in line " + strings.Join(lines, ", ")
+	if r.more > 0 {
+		r.problem.Msg += fmt.Sprintf(" and %d more", r.more)
+	}
+}
+
+// common reports a problem that other lines may have too.
+func (p *parser) common(line int, msg, fix string) {
+	const listed = 5
+	switch r := p.repeats[msg]; {
+	case r == nil:
+		n := len(p.problems)
+		if p.problem(line, msg, fix); n < maxProblems {
+			if p.repeats == nil {
+				p.repeats = map[string]*repeat{}
+			}
+			p.repeats[msg] = &repeat{problem: p.problems[n]}
+		}
+	case len(r.lines) < listed:
+		r.lines = append(r.lines, line)
+	default:
+		r.more++
+	}
 }
 
 func (p *parser) problem(line int, msg, fix string) {
@@ -174,7 +221,7 @@ func (p *parser) logical(at int, raw []byte) {
 		return
 	}
 	if !validText(raw) {
-		p.problem(at, "not valid UTF-8, line ignored", "")
+		p.common(at, "not valid UTF-8, line ignored", "")
 		p.lose(raw)
 		return
 	}
@@ -191,13 +238,13 @@ func (p *parser) logical(at int, raw []byte) {
 		if w := leadingWord(line); w != "" {
 			msg = fmt.Sprintf("no '=' in the line that begins with %s", w)
 		}
-		p.problem(at, msg, "write Key=Value")
+		p.common(at, msg, "write Key=Value")
 		return
 	case key == "":
-		p.problem(at, "no key before '='", "write Key=Value")
+		p.common(at, "no key before '='", "write Key=Value")
 		return
 	case hasControl(key):
-		p.problem(at, "control character in a key, line ignored", "")
+		p.common(at, "control character in a key, line ignored", "")
 		return
 	case p.section == nil:
 		if !p.lost {

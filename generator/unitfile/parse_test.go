@@ -117,7 +117,22 @@ func TestParse(t *testing.T) {
 func TestParseBoundsItsWork(t *testing.T) {
 	t.Parallel()
 	// A file of nothing but mistakes must not become a log of nothing else.
-	_, ps := Parse("f", []byte(strings.Repeat("nonsense\n", 10_000)))
+	_, ps := Parse("f", []byte("\xff\n"+strings.Repeat("nonsense\n\xff\n", 5_000)))
+	var got []string
+	for _, p := range ps {
+		got = append(got, p.Error())
+	}
+	if diff := cmp.Diff([]string{
+		"f:1: not valid UTF-8, line ignored; the same in line 3, 5, 7, 9, 11 and 4995 more",
+		"f:2: no '=' in the line that begins with nonsense; the same in line 4, 6, 8, 10, 12 and 4994 more; write Key=Value",
+	}, got); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	var lines strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&lines, "nonsense%d\n", i)
+	}
+	_, ps = Parse("f", []byte(lines.String()))
 	if len(ps) != maxProblems+1 {
 		t.Errorf("%d problems, want %d", len(ps), maxProblems+1)
 	}
