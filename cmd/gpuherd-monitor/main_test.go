@@ -207,7 +207,7 @@ func TestProgram(t *testing.T) {
 	systemd.Set(unit(1, "active", "running", 9, 3000)) // unseen
 	p = start(t, systemd, redis, dir)
 	p.hears("READY=1")
-	want = append(want, "2hostonline", "2snapshotconnected")
+	want = append(want, "2hostonline", "2unitrunning", "2snapshotconnected")
 	eventually(t, "the next epoch", func() bool { return slices.Equal(types(), want) })
 	for name, restarts := range map[string]uint64{"w@0.service": 1, "w@1.service": 1} {
 		var u state.Unit

@@ -54,6 +54,8 @@ type Source interface {
 	// Seed takes the counters that Redis has of an earlier monitor of this
 	// boot, and tells by how much they rose.
 	Seed(map[string]state.Seed) map[string]uint64
+	// Resync pushes an event of each unit that is not as that monitor left it.
+	Resync(map[string]state.Seed)
 	// Host pushes an event of type host.
 	Host(state.HostEvent)
 	// Seq is the number of the last event.
@@ -267,7 +269,8 @@ func (r *Relay) serve(ctx context.Context, beat <-chan time.Time, back *rediscli
 }
 
 // claim makes this monitor the host's writer. The first claim also takes over
-// the restart counters of an earlier monitor of this boot.
+// the restart counters of an earlier monitor of this boot, and tells what
+// changed since that one.
 func (r *Relay) claim(ctx context.Context) error {
 	again := "0"
 	if r.acked > 0 || r.batch > 0 {
@@ -314,10 +317,13 @@ func (r *Relay) claim(ctx context.Context) error {
 		r.online = true
 		r.source.Host(state.HostEvent{Event: "online", Version: r.cfg.Version})
 	}
+	if seeds != nil {
+		r.source.Resync(seeds)
+	}
 	return nil
 }
 
-// seeds reads what an earlier monitor of this boot had counted.
+// seeds reads what an earlier monitor of this boot left; nil: there was none.
 func (r *Relay) seeds(ctx context.Context) (map[string]state.Seed, error) {
 	boot, err := r.client.HGet(ctx, r.keys[0], "boot_id").Result()
 	if errors.Is(err, redis.Nil) || err == nil && boot != r.cfg.BootID {
@@ -337,7 +343,7 @@ func (r *Relay) seeds(ctx context.Context) (map[string]state.Seed, error) {
 			r.log.Warn("ignoring what Redis has of a unit", "unit", name, "error", err)
 			continue
 		}
-		seeds[name] = state.Seed{Restarts: u.Restarts, InvocationID: u.InvocationID}
+		seeds[name] = state.NewSeed(u)
 	}
 	return seeds, nil
 }

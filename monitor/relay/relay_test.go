@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -104,7 +105,7 @@ func (m *monitor) crash(name string, invocation int) {
 type entry struct {
 	Epoch, Seq uint64
 	Type       string
-	What       string // of the data: event or reason
+	What       string // of the data: event or reason, and whether resynced
 	Restarts   uint64
 }
 
@@ -123,6 +124,7 @@ func events(t *testing.T, c redis.UniversalClient) []entry {
 		var data struct {
 			Event, Reason, Unit string
 			Count, Restarts     uint64
+			Resynced            bool
 		}
 		if err := json.Unmarshal([]byte(f("data")), &data); err != nil {
 			t.Fatalf("data %s: %v", f("data"), err)
@@ -130,6 +132,9 @@ func events(t *testing.T, c redis.UniversalClient) []entry {
 		e.What, e.Restarts = strings.TrimSpace(data.Event+" "+data.Reason), data.Restarts
 		if e.Type == state.TypeGap {
 			e.What += " " + strconv.FormatUint(data.Count, 10)
+		}
+		if data.Resynced {
+			e.What += " resynced " + data.Unit
 		}
 		all = append(all, e)
 	}
@@ -583,6 +588,56 @@ func TestRestartsSurviveTheMonitor(t *testing.T) {
 	n.run()
 	n.drained()
 	eventually(t, "counting begins anew", func() bool { return units(t, c)["w@0.service"].Restarts == 0 })
+}
+
+// What happened while no monitor ran is told by the next one, marked, after it
+// says that it is online and before the snapshot.
+func TestResyncedAfterTheMonitor(t *testing.T) {
+	t.Parallel()
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprintf("late herd %v", late), func(t *testing.T) {
+			t.Parallel()
+			srv := redistest.Start(t)
+			c := srv.Client(t)
+			a := newMonitor(t, srv, bootA, 1)
+			a.herd.Sync([]state.Observation{
+				a.at("same@0.service", "active", "running", 1), a.at("start@0.service", "activating", "start", 2), a.at("again@0.service", "active", "running", 3),
+			}, "connected")
+			a.run()
+			a.drained()
+			a.kill()
+
+			b := newMonitor(t, srv, bootA, 2)
+			sync := func() {
+				b.herd.Sync([]state.Observation{
+					b.at("same@0.service", "active", "running", 1), b.at("start@0.service", "active", "running", 2), b.at("again@0.service", "active", "running", 4),
+				}, "connected")
+			}
+			if !late {
+				sync()
+			}
+			b.run()
+			if late {
+				eventually(t, "Redis is claimed", func() bool { return b.relay.Ready() == nil })
+				sync()
+			}
+			var got []string
+			eventually(t, "the snapshot is there", func() bool {
+				got = nil
+				for _, e := range events(t, c) {
+					if e.Epoch == 2 {
+						got = append(got, fmt.Sprintf("%s %s %d", e.Type, e.What, e.Restarts))
+					}
+				}
+				return len(got) > 0 && strings.HasPrefix(got[len(got)-1], "snapshot")
+			})
+			want := []string{"host online 0", "unit running resynced again@0.service 1", "unit running resynced start@0.service 0", "snapshot connected 0"}
+			slices.Sort(got[1:max(1, len(got)-1)]) // the order between units is the herd's
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 // The heartbeat stops with the view of the herd, not with the process.

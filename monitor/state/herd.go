@@ -23,6 +23,8 @@ type Herd struct {
 	gpus     []GPU
 	seq      uint64
 	synced   bool // a first Sync was told
+
+	earlier map[string]Seed // of Resync, for the first Sync; nil: none
 }
 
 type member struct {
@@ -86,9 +88,12 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 		h.units[o.Name] = m
 		m.unit = o.Unit()
 		m.unit.Restarts = h.count(o)
-		if !first {
+		switch {
+		case !first:
 			// Configuration brought it while we watched: that is news.
 			h.event(m, false, &d)
+		case h.earlier != nil && m.differs(h.earlier):
+			h.event(m, true, &d)
 		}
 		d.Units = append(d.Units, m.unit)
 	}
@@ -213,48 +218,6 @@ func (h *Herd) count(o Observation) uint64 {
 	}
 	c.automatic, c.told = o.NRestarts, true
 	return c.restarts
-}
-
-// A Seed is what an earlier monitor of this boot had counted.
-type Seed struct {
-	Restarts     uint64
-	InvocationID string
-}
-
-// Seed raises the counters to where an earlier monitor of the same boot had
-// them, and returns by how much each rose: events already made lack it.
-func (h *Herd) Seed(seeds map[string]Seed) map[string]uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	raised := map[string]uint64{}
-	var d Delta
-	for name, s := range seeds {
-		c := h.counters[name]
-		if c == nil || c.invocation == "" {
-			if c == nil {
-				c = &counter{}
-				h.counters[name] = c
-			}
-			// Not started yet in what we know: the next start follows s.
-			c.first, c.invocation, c.restarts = s.InvocationID, s.InvocationID, s.Restarts
-		} else {
-			n := s.Restarts + c.since
-			if s.InvocationID != "" && s.InvocationID != c.first {
-				n++
-			}
-			if n > c.restarts {
-				raised[name] = n - c.restarts
-				c.restarts = n
-			}
-		}
-		if m := h.units[name]; m != nil && m.unit.Restarts != c.restarts {
-			m.unit.Restarts = c.restarts
-			d.Units = append(d.Units, m.unit)
-		}
-	}
-	slices.SortFunc(d.Units, func(a, b Unit) int { return cmp.Compare(a.Name, b.Name) })
-	h.send(d)
-	return raised
 }
 
 // Figures are what a unit uses; nil is not available.
