@@ -1,12 +1,20 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"gpuherd/cmd/gpuherd/internal/terminal"
+	"gpuherd/generator/config"
+	"gpuherd/generator/rootfs"
 	"gpuherd/generator/unitfile"
+	"gpuherd/units/redisclient"
 )
 
 func (a *app) verify() *cobra.Command {
@@ -16,7 +24,9 @@ func (a *app) verify() *cobra.Command {
 		Use:   "verify",
 		Short: "Say what is wrong with the configuration",
 		Long: `Read the configuration and every service file as the generator does, and print
-each problem as FILE:LINE: KEY=: what is wrong; what to write instead. Problems
+each problem as FILE:LINE: KEY=: what is wrong; what to write instead. Beyond
+what the generator sees, the Redis URL is read as the workers read it, without
+connecting, and [Worker] Exec= has to be a program that is there. Problems
 go to standard output; the exit code is 1 if any costs something, and 0 if there
 are none or only warnings. Nothing is changed.
 
@@ -29,6 +39,7 @@ warning.`,
 			if err != nil {
 				return err
 			}
+			result.Problems = append(result.Problems, programs(root, result.Config)...)
 			if asJSON {
 				if err := a.printJSON(append(unitfile.Problems{}, result.Problems...)); err != nil {
 					return err
@@ -49,6 +60,59 @@ warning.`,
 	rootFlag(cmd, &root)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
+}
+
+// programs returns what only the programs that the generator starts would
+// notice: a Redis URL with parameters that go-redis does not know, and a job's
+// program that is not there. That may be meant to come later, on a share that
+// is not mounted yet.
+func programs(root string, c *config.Config) unitfile.Problems {
+	var problems unitfile.Problems
+	if client, err := redisclient.Open(c.Redis, ""); err != nil {
+		problems = append(problems, problemAt(c.Origin("Redis.URL"), "URL", err.Error()))
+	} else {
+		_ = client.Close() // it never connected
+	}
+	if origin := c.Origin("Worker.Exec"); origin != config.BuiltIn {
+		if why := notExecutable(root, c.Worker.Exec[0]); why != "" {
+			p := problemAt(origin, "Exec", c.Worker.Exec[0]+" "+why)
+			p.Warning, p.Fix = true, "jobs fail until it is there"
+			problems = append(problems, p)
+		}
+	}
+	return problems
+}
+
+// notExecutable says why a program below root cannot be run, or nothing.
+func notExecutable(root, program string) string {
+	info, err := os.Stat(rootfs.Path(root, program))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "does not exist"
+	case err != nil:
+		var path *fs.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return "cannot be looked at: " + err.Error()
+	case !info.Mode().IsRegular():
+		return "is no file"
+	case info.Mode().Perm()&0o111 == 0:
+		return "is not executable"
+	}
+	return ""
+}
+
+// problemAt makes a problem of a setting with one of Config.Origins, which is
+// FILE:LINE or says in words who set it.
+func problemAt(origin, key, msg string) *unitfile.Problem {
+	p := &unitfile.Problem{File: origin, Key: key, Msg: msg}
+	if i := strings.LastIndexByte(origin, ':'); i > 0 {
+		if line, err := strconv.Atoi(origin[i+1:]); err == nil {
+			p.File, p.Line = origin[:i], line
+		}
+	}
+	return p
 }
 
 func (a *app) printProblems(problems unitfile.Problems) {
