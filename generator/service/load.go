@@ -132,6 +132,9 @@ func Parse(name, file string, base *unitfile.File, dropins ...*unitfile.File) (*
 	p.runnable(file)
 	p.commandLines()
 	p.directives()
+	if !p.broken {
+		p.spelling() // what breaks a file has said so, with the key that was meant
+	}
 	if p.broken {
 		return &Service{Name: name, Path: file, Broken: true}, p.problems
 	}

@@ -1,0 +1,74 @@
+package service
+
+import (
+	"slices"
+	"strings"
+
+	"gpuherd/generator/unitfile"
+)
+
+// usual are the keys of systemd that service files have most. They are there
+// to recognise a typo, not to say what systemd knows: that changes with each
+// version.
+var usual = map[string][]string{
+	"Unit": strings.Fields(`
+		After AllowIsolate AssertPathExists Before BindsTo ConditionFileNotEmpty ConditionHost ConditionPathExists
+		ConditionPathIsDirectory ConditionPathIsMountPoint ConditionVirtualization Conflicts DefaultDependencies
+		Description Documentation JobTimeoutSec OnFailure OnSuccess PartOf PropagatesReloadTo RefuseManualStart
+		RefuseManualStop Requires RequiresMountsFor Requisite SourcePath StartLimitAction StartLimitBurst
+		StartLimitIntervalSec StopWhenUnneeded Upholds Wants WantsMountsFor`),
+	"Service": strings.Fields(`
+		AllowedCPUs AllowedMemoryNodes AmbientCapabilities BindPaths BindReadOnlyPaths BusName CPUAccounting CPUAffinity
+		CPUQuota CPUSchedulingPolicy CPUSchedulingPriority CPUWeight CacheDirectory CacheDirectoryMode
+		CapabilityBoundingSet ConfigurationDirectory Delegate DeviceAllow DevicePolicy DynamicUser Environment
+		EnvironmentFile ExecCondition ExecPaths ExecReload ExecStart ExecStartPost ExecStartPre ExecStop ExecStopPost
+		ExitType FileDescriptorStoreMax FinalKillSignal Group GuessMainPID IOSchedulingClass IOSchedulingPriority
+		IOWeight IPAccounting IPAddressAllow IPAddressDeny ImportCredential InaccessiblePaths KeyringMode KillMode
+		KillSignal LimitAS LimitCORE LimitCPU LimitDATA LimitFSIZE LimitLOCKS LimitMEMLOCK LimitMSGQUEUE LimitNICE
+		LimitNOFILE LimitNPROC LimitRSS LimitRTPRIO LimitRTTIME LimitSIGPENDING LimitSTACK LoadCredential
+		LoadCredentialEncrypted LockPersonality LogExtraFields LogFilterPatterns LogLevelMax LogNamespace
+		LogRateLimitBurst LogRateLimitIntervalSec LogsDirectory LogsDirectoryMode ManagedOOMMemoryPressure
+		ManagedOOMMemoryPressureLimit ManagedOOMPreference ManagedOOMSwap MemoryAccounting MemoryDenyWriteExecute
+		MemoryHigh MemoryLimit MemoryLow MemoryMax MemoryMin MemorySwapMax MemoryZSwapMax MountAPIVFS MountFlags
+		NUMAMask NUMAPolicy NetworkNamespacePath Nice NoExecPaths NoNewPrivileges NonBlocking NotifyAccess
+		OOMPolicy OOMScoreAdjust PAMName PIDFile PassEnvironment Personality PrivateDevices PrivateIPC PrivateMounts
+		PrivateNetwork PrivateTmp PrivateUsers ProcSubset ProtectClock ProtectControlGroups ProtectHome ProtectHostname
+		ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectProc ProtectSystem ReadOnlyPaths
+		ReadWritePaths ReloadSignal RemainAfterExit RemoveIPC Restart RestartForceExitStatus RestartKillSignal
+		RestartMaxDelaySec RestartMode RestartPreventExitStatus RestartSec RestartSteps RestrictAddressFamilies
+		RestrictNamespaces RestrictRealtime RestrictSUIDSGID RootDirectory RootImage RuntimeDirectory
+		RuntimeDirectoryMode RuntimeDirectoryPreserve RuntimeMaxSec SELinuxContext SecureBits SendSIGHUP SendSIGKILL
+		SetCredential SetCredentialEncrypted Slice Sockets StandardError StandardInput StandardInputData
+		StandardInputText StandardOutput StartupCPUWeight StartupIOWeight StateDirectory StateDirectoryMode
+		SuccessExitStatus SupplementaryGroups SyslogFacility SyslogIdentifier SyslogLevel SyslogLevelPrefix
+		SystemCallArchitectures SystemCallErrorNumber SystemCallFilter SystemCallLog TTYPath TTYReset TTYVHangup
+		TTYVTDisallocate TasksAccounting TasksMax TemporaryFileSystem TimeoutAbortSec TimeoutSec TimeoutStartFailureMode
+		TimeoutStartSec TimeoutStopFailureMode TimeoutStopSec TimerSlackNSec Type UMask USBFunctionDescriptors
+		USBFunctionStrings UnsetEnvironment User UtmpIdentifier UtmpMode WatchdogSec WatchdogSignal WorkingDirectory`),
+}
+
+// alike are keys of systemd that stand near one of usual and are meant.
+var alike = strings.Fields(`
+	BindTo CacheDirectoryQuota ConfigurationDirectoryMode ExecReloadPost FileDescriptorStorePreserve
+	IOAccounting LogsDirectoryQuota ManagedOOMMemoryPressureDurationSec MemoryKSM MemoryTHP MountImages
+	PrivateBPF PrivatePIDs PropagateReloadFrom PropagateReloadTo PropagatesStopTo ProtectControlGroupsEx
+	StartLimitBurst StartLimitInterval StartupAllowedMemoryNodes StartupBlockIOWeight StartupMemoryZSwapMax
+	StateDirectoryQuota TimeoutCleanSec`)
+
+// spelling warns of keys that look like a typo of a usual one: systemd ignores
+// those, and the operator believes them set.
+func (p *parser) spelling() {
+	for _, section := range []string{"Unit", "Service"} {
+		known := usual[section]
+		for _, e := range p.s.File.Entries(section) {
+			if slices.Contains(known, e.Key) || slices.Contains(alike, e.Key) || strings.HasPrefix(e.Key, "X-") ||
+				strings.HasPrefix(e.Key, "Condition") || strings.HasPrefix(e.Key, "Assert") {
+				continue
+			}
+			if near := unitfile.Nearest(e.Key, known); near != "" {
+				p.bad(e, "did you mean "+near+"=?", "no usual key of [%s], and systemd ignores what it does not know", section)
+				p.problems[len(p.problems)-1].Warning = true
+			}
+		}
+	}
+}
