@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gpuherd/generator/unitfile"
@@ -69,11 +70,12 @@ func limit(zero bool) func(string) error {
 			return nil
 		}
 		n, err := uint64(0), error(nil)
-		if number, ok := cutPercent(value); ok {
-			if n, err = unitfile.ParseSize(number); err != nil || strings.Trim(number, "0123456789.") != "" {
-				return fmt.Errorf("%q is no percentage", short(value))
+		if number, whole := cutPercent(value); whole > 0 {
+			part, err := strconv.ParseFloat(number, 64)
+			if err != nil || strings.Trim(number, "0123456789.") != "" || part > whole {
+				return fmt.Errorf("%q is no percentage up to 100%%", short(value))
 			}
-			if strings.Trim(number, "0.") != "" {
+			if part > 0 {
 				n = 1 // 0.5 % is not zero
 			}
 		} else if n, err = unitfile.ParseSize(value); err != nil {
@@ -86,13 +88,17 @@ func limit(zero bool) func(string) error {
 	}
 }
 
-func cutPercent(value string) (number string, ok bool) {
+// cutPercent returns the number before a sign of parts and how many make the
+// whole; 0: there is no such sign.
+func cutPercent(value string) (number string, whole float64) {
+	whole = 100
 	for _, sign := range []string{"%", "‰", "‱"} {
 		if number, ok := strings.CutSuffix(value, sign); ok {
-			return number, true
+			return number, whole
 		}
+		whole *= 10
 	}
-	return "", false
+	return "", 0
 }
 
 func boolean(value string) error {

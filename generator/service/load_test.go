@@ -77,11 +77,11 @@ func TestParse(t *testing.T) {
 		"two in one":   {"[Service]\nExecStart=/bin/true ; /bin/false", broken, []string{`a.service:2: ExecStart=: more than one command, which only Type=oneshot takes; write one, or Type=oneshot; ExecStart= alone on a line before it drops the one above`}},
 		"oneshot many": {"[Service]\nType=oneshot\nExecStart=/bin/true ; /bin/false\nExecStart=/bin/true", def(nil), nil},
 		"replaced":     {"[Service]\nExecStart=/bin/true\nExecStart=\nExecStart=/bin/false \\; a", def(nil), nil},
-		"limits":       {"[Service]\nExecStart=/bin/true\nMemoryMax=50%\nMemoryMax=12.5%\nMemoryMax=1.5G\nMemoryMax=infinity\nMemoryMax=\nMemoryMin=0\nTimeoutStopSec=1min 30s\nTimeoutStartSec=infinity\nSlice=my-%i.slice", def(nil), nil},
-		"bad limits": {"[Service]\nExecStart=/bin/true\nMemoryMax=lots\nMemoryHigh=0\nMemoryMax=x%\nTimeoutStopSec=soon\nRestartSec=-1\nRestart=allways\nSlice=a", def(nil), []string{
+		"limits":       {"[Service]\nExecStart=/bin/true\nMemoryMax=50%\nMemoryMax=12.5%\nMemoryMax=999‰\nMemoryMax=1.5G\nMemoryMax=infinity\nMemoryMax=\nMemoryMin=0\nTimeoutStopSec=1min 30s\nTimeoutStartSec=infinity\nSlice=my-%i.slice", def(nil), nil},
+		"bad limits": {"[Service]\nExecStart=/bin/true\nMemoryMax=lots\nMemoryHigh=0\nMemoryMax=101%\nTimeoutStopSec=soon\nRestartSec=-1\nRestart=allways\nSlice=a", def(nil), []string{
 			`a.service:3: MemoryMax=: "lots" is no size; write a size such as 4G, a percentage or infinity; systemd would ignore this`,
 			`a.service:4: MemoryHigh=: is zero; write a size such as 4G, a percentage or infinity; systemd would ignore this`,
-			`a.service:5: MemoryMax=: "x%" is no percentage; write a size such as 4G, a percentage or infinity; systemd would ignore this`,
+			`a.service:5: MemoryMax=: "101%" is no percentage up to 100%; write a size such as 4G, a percentage or infinity; systemd would ignore this`,
 			`a.service:6: TimeoutStopSec=: "soon" is no time span such as 30s or 2min; write a time such as 30s, 2min or infinity; systemd would ignore this`,
 			`a.service:7: RestartSec=: "-1" is no time span such as 30s or 2min; write a time such as 30s, 2min or infinity; systemd would ignore this`,
 			`a.service:8: Restart=: "allways" is unknown; known are no, always, on-success, on-failure, on-abnormal, on-watchdog, on-abort`,
