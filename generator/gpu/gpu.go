@@ -16,6 +16,10 @@ type GPU struct {
 	MIGMode     bool   `json:"mig_mode"`     // MIG is enabled, with or without devices
 	MIG         []MIG  `json:"mig"`          // MIG devices in the order of their index
 	Simulated   bool   `json:"simulated"`    // no hardware behind it
+	// Fault says why nothing may run on it now: it left the bus, or does not
+	// answer NVML. It keeps its index, so that no other worker is renumbered.
+	// Empty: it works, as far as is known.
+	Fault string `json:"fault,omitempty"`
 }
 
 // A MIG is one MIG device: a compute instance inside a GPU instance.
@@ -44,6 +48,10 @@ const InventoryVersion = 1
 
 // InventoryPath is where gpuherd-setup writes the inventory, below the root.
 const InventoryPath = "run/gpuherd/inventory.json"
+
+// RescanDir is a folder, below the root, in which any file asks for a rescan:
+// gpuherd-rescan.path starts gpuherd-rescan.service, which empties it first.
+const RescanDir = "run/gpuherd/rescan"
 
 // An Inventory is what gpuherd-setup found in this boot.
 type Inventory struct {
