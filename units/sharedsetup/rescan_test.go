@@ -173,7 +173,7 @@ func TestBootWaitsForTheDriver(t *testing.T) {
 func TestBootDiffers(t *testing.T) {
 	t.Parallel()
 	m, d, f := newHerd(t, "17", "18", "19")
-	m.setup.NVMLTimeout = time.Millisecond // one look
+	m.setup.NVMLTimeout = firstPoll // one look
 	d.devices = []nvml.Device{device("18", 0), device("17", 1)}
 	m.run()
 	f.want("minors and a dead GPU", "reload", "stop w@2.service", "restart w@0.service", "restart w@1.service")
@@ -338,8 +338,11 @@ func TestRequests(t *testing.T) {
 	m, d, f := newHerd(t, "17", "18")
 	m.run()
 	all := d.devices
-	m.write("run/gpuherd/rescan/udev", "")
+	m.write("run/gpuherd/rescan/udev/a-folder", "")
 	m.write("run/gpuherd/rescan/monitor", "")
+	if err := os.Symlink(m.root, filepath.Join(m.root, "run/gpuherd/rescan/link")); err != nil {
+		t.Fatal(err)
+	}
 	d.asked = 0
 	d.answer = func(n int) (*nvml.Answer, error) {
 		if n == 1 {
@@ -362,6 +365,7 @@ func TestRequests(t *testing.T) {
 // The operator's programs, and what only a boot writes, are no part of a rescan.
 func TestRescanRunsNoHooks(t *testing.T) {
 	m, _, _ := newHerd(t, "17")
+	m.run()
 	m.hook("10-says", 0o755, "echo ran")
 	m.setup.Rescan = true
 	m.run()
@@ -447,5 +451,20 @@ func TestRunTool(t *testing.T) {
 	defer cancel()
 	if err := RunTool(ctx, "/bin/sh", "-c", "sleep 1000 & wait"); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("a hanging program: %v", err)
+	}
+}
+
+func TestRescanBeforeSetup(t *testing.T) {
+	t.Parallel()
+	m, d, f := newHerd(t, "17")
+	m.write("run/gpuherd/rescan/udev", "")
+	m.setup.Rescan = true
+	m.run()
+	f.want("no setup in this boot")
+	if entries, err := os.ReadDir(filepath.Join(m.root, gpu.RescanDir)); err != nil || len(entries) != 0 || d.asked != 0 {
+		t.Errorf("requests left: %v, %v; NVML asked %d times", entries, err, d.asked)
+	}
+	if got := m.last(); !strings.Contains(got, "has not run in this boot") {
+		t.Errorf("status %q", got)
 	}
 }

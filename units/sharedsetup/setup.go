@@ -33,6 +33,7 @@ import (
 
 const (
 	nvmlTimeout = 60 * time.Second
+	nvmlPerGPU  = 4 * time.Second
 	hookTimeout = 5 * time.Minute
 )
 
@@ -54,7 +55,7 @@ type Setup struct {
 	// is seen.
 	Rescan bool
 
-	NVMLTimeout time.Duration // in which GPUs may come up; 0: 60 s
+	NVMLTimeout time.Duration // in which GPUs may come up; 0: 60 s and 4 s for each
 	HookTimeout time.Duration // for each executable; 0: 5 min
 
 	killDelay time.Duration // between SIGTERM and SIGKILL; 0: 5 s
@@ -64,9 +65,6 @@ type Setup struct {
 // Run does everything once. The error holds each thing that could not be
 // done; everything else was done all the same.
 func (s *Setup) Run(ctx context.Context) error {
-	if s.NVMLTimeout == 0 {
-		s.NVMLTimeout = nvmlTimeout
-	}
 	if s.HookTimeout == 0 {
 		s.HookTimeout = hookTimeout
 	}
@@ -113,6 +111,10 @@ func (s *Setup) locked(ctx context.Context) (string, error) {
 		return errors.Join(s.writeInventory(&inv), s.writeDevices(inv.GPUs))
 	}
 	if s.Rescan {
+		if !s.exists("/" + gpu.InventoryPath) {
+			s.clearRequests()
+			return "nothing to compare with: shared-setup.service has not run in this boot", errors.Join(errs...)
+		}
 		r, last := s.survey(ctx, func(r *generator.Result, now survey) {
 			if err := errors.Join(settle(r, now), s.apply(ctx)); err != nil {
 				s.Log.Error(err.Error())

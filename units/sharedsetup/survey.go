@@ -1,6 +1,7 @@
 package sharedsetup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,7 +124,7 @@ const (
 // time is up, and again while requests for a rescan come in. Each state of it
 // that is not final goes to between, unless that is nil.
 func (s *Setup) survey(ctx context.Context, between func(*generator.Result, survey)) (*generator.Result, survey) {
-	deadline := time.Now().Add(s.NVMLTimeout)
+	var deadline time.Time
 	earlier, err := gpu.ReadInventory(s.Root)
 	if err != nil {
 		earlier = nil // none of this boot
@@ -133,6 +134,9 @@ func (s *Setup) survey(ctx context.Context, between func(*generator.Result, surv
 	for wait := firstPoll; ; wait = min(2*wait, lastPoll) {
 		s.clearRequests()
 		r := s.detect()
+		if deadline.IsZero() {
+			deadline = time.Now().Add(cmp.Or(s.NVMLTimeout, nvmlTimeout+time.Duration(len(r.Found))*nvmlPerGPU))
+		}
 		if !prepared && len(r.Found) > 0 && !r.Container {
 			prepared = true
 			if s.prepare(ctx, r.Found) {
@@ -212,7 +216,7 @@ func (s *Setup) ask(ctx context.Context, within time.Duration) (*nvml.Answer, er
 	case r := <-done:
 		return r.answer, r.err
 	case <-time.After(within):
-		return nil, fmt.Errorf("%w within %v", errHung, s.NVMLTimeout)
+		return nil, fmt.Errorf("%w within %v", errHung, within.Round(time.Millisecond))
 	case <-ctx.Done():
 		return nil, errors.New("stopped while waiting for NVML")
 	}
@@ -221,10 +225,20 @@ func (s *Setup) ask(ctx context.Context, within time.Duration) (*nvml.Answer, er
 // clearRequests takes the requests for a rescan, before anything is looked at:
 // whoever asks from here on is served by another look.
 func (s *Setup) clearRequests() {
-	for _, name := range s.requests() {
-		if err := os.Remove(s.path(requestDir + "/" + name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			s.fault(fmt.Sprintf("cannot take the request for a rescan: %v", err))
+	names := s.requests()
+	if len(names) == 0 {
+		return
+	}
+	// The monitor's user may write here, and must not lead root elsewhere.
+	dir, err := os.OpenRoot(s.path(requestDir))
+	if err == nil {
+		defer func() { _ = dir.Close() }()
+		for _, name := range names {
+			err = errors.Join(err, dir.RemoveAll(name))
 		}
+	}
+	if err != nil {
+		s.fault(fmt.Sprintf("cannot take the request for a rescan: %v", err))
 	}
 }
 
