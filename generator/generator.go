@@ -67,6 +67,8 @@ func Compute(o Options) *Result {
 		GPUs:      r.GPUs,
 		Services:  r.Services,
 		Systemd:   max(r.Systemd, plan.OldestSystemd),
+		Majors:    gpu.ReadMajors(o.Root),
+		NodeCPUs:  gpu.ReadNodeCPUs(o.Root, r.GPUs),
 		Container: r.Container,
 		Taken:     func(unit string, s *service.Service) (plan.Claim, string) { return taken(o.Root, unit, s) },
 	})

@@ -22,7 +22,6 @@ type Finding struct {
 
 const (
 	sysDevices = "sys/bus/pci/devices"
-	sysNodes   = "sys/devices/system/node"
 	procGPUs   = "proc/driver/nvidia/gpus"
 
 	vendorNVIDIA = "0x10de"
@@ -112,20 +111,6 @@ func exclude(dir, class string) string {
 		return "reserved for the driver " + name + ", not nvidia"
 	}
 	return ""
-}
-
-// numaNode returns the node of the device in dir, or −1 where it has none or
-// names one that this machine does not have: NUMAMask= of an absent node would
-// keep the worker from starting.
-func numaNode(root, dir string) int {
-	n, err := strconv.Atoi(readWord(filepath.Join(dir, "numa_node")))
-	if err != nil || n < 0 {
-		return -1
-	}
-	if _, err := os.Stat(filepath.Join(root, sysNodes, "node"+strconv.Itoa(n))); err != nil {
-		return -1
-	}
-	return n
 }
 
 // driverKnows lists the PCI addresses that a loaded NVIDIA driver has.
@@ -248,10 +233,10 @@ func readWord(name string) string {
 		return ""
 	}
 	defer func() { _ = syscall.Close(fd) }() // nothing was written
-	var buf [128]byte
+	var buf [4096]byte
 	n, err := syscall.Read(fd, buf[:])
-	if err != nil || n <= 0 {
-		return ""
+	if err != nil || n <= 0 || n == len(buf) {
+		return "" // a list of CPUs that is cut off would be another list
 	}
 	line, _, _ := strings.Cut(string(buf[:n]), "\n")
 	return strings.TrimSpace(line)

@@ -99,7 +99,7 @@ func (s *Setup) Run(ctx context.Context) error {
 			fault(err.Error())
 		default:
 			inv.Source, inv.DriverVersion = gpu.SourceNVML, answer.DriverVersion
-			for _, text := range refine(inv.GPUs, answer, migMinors(s.Root)) {
+			for _, text := range refine(inv.GPUs, answer, gpu.ReadMIGMinors(s.Root)) {
 				fault(text)
 			}
 		}
