@@ -56,15 +56,19 @@ func (m *maker) devices(c *choice) []device {
 	return list
 }
 
-// takes reports whether Model= and MinMemory= let a service run on a device,
-// and why. What is not known yet does not pass: gpuherd-setup, which every
-// worker waits for, writes the inventory and has the plan made again.
+// takes reports whether a service runs on a device, and why: the GPU has to
+// work, and Model= and MinMemory= have to let it. What is not known yet does
+// not pass: gpuherd-setup, which every worker waits for, writes the inventory
+// and has the plan made again.
 func takes(s *service.Service, g gpu.GPU, mig *gpu.MIG) (why string, ok bool) {
 	what := "GPU " + strconv.Itoa(g.Index)
 	memory := g.MemoryBytes
 	if mig != nil {
 		what = fmt.Sprintf("MIG device %d of %s", mig.Index, what)
 		memory = mig.MemoryBytes
+	}
+	if g.Fault != "" {
+		return what + " at " + g.PCI + ": " + g.Fault, false
 	}
 	if len(s.Models) > 0 {
 		if g.Name == "" {

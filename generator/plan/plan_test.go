@@ -254,3 +254,43 @@ func TestEnabled(t *testing.T) {
 		})
 	}
 }
+
+// A GPU that does not work has no instance, keeps its number, and says why.
+func TestFault(t *testing.T) {
+	t.Parallel()
+	gpus := []gpu.GPU{
+		{Index: 0, PCI: "0000:17:00.0", NUMANode: -1},
+		{Index: 1, PCI: "0000:ca:00.0", NUMANode: -1, Fault: "it left the bus", MIG: []gpu.MIG{{Index: 3}}},
+	}
+	tests := map[string]struct {
+		text string
+		gpus []gpu.GPU
+		want []string
+	}{
+		"others run":   {"", gpus, []string{"a@1.service not generated: GPU 1 at 0000:ca:00.0: it left the bus", "a@0.service generated: for GPU 0 at 0000:17:00.0"}},
+		"its parts":    {"[X-GPU]\nPer=mig\n", gpus, []string{"a@1:3.service not generated: MIG device 3 of GPU 1 at 0000:ca:00.0: it left the bus", "a@.service not generated: no GPU works and passes Model= and MinMemory="}},
+		"none is left": {"", gpus[1:], []string{"a@1.service not generated: GPU 1 at 0000:ca:00.0: it left the bus", "a@.service not generated: no GPU works"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := Make(Input{Config: config.Default(), GPUs: tt.gpus, Systemd: 252, Services: []*service.Service{parse(t, "a", tt.text+"[Service]\nExecStart=/bin/true\n")}})
+			got := []string{}
+			for _, d := range p.Decisions {
+				if d.Kind == KindUnit {
+					got = append(got, d.Subject+" "+d.Verdict+": "+d.Reason)
+				}
+			}
+			slices.Sort(got)
+			slices.Sort(tt.want)
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			for _, w := range p.Workers {
+				if *w.GPU == 1 {
+					t.Errorf("%s runs on it", w.Unit)
+				}
+			}
+		})
+	}
+}
