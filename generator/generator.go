@@ -135,10 +135,7 @@ func (r *Result) find(o Options) {
 		r.trust(inv)
 	} else {
 		r.Source = gpu.SourcePCI
-		r.Found, r.Findings = gpu.Detect(o.Root)
-		if r.Container && len(r.Found) > 0 {
-			r.Found, r.Findings = gpu.Openable(o.Root, r.Found, r.Findings)
-		}
+		r.Found, r.Findings = gpu.Detect(o.Root, r.Container)
 	}
 	for _, f := range r.Findings {
 		verdict := plan.Skipped
@@ -149,6 +146,11 @@ func (r *Result) find(o Options) {
 	}
 	if len(r.Findings) == 0 && len(r.Found) == 0 {
 		r.decide(plan.KindMachine, "GPUs", plan.Noted, "no display device is on a PCI bus in /sys")
+	}
+	if v, ok := r.Config.Variable(gpu.VisibleVariable); ok && r.Container && len(r.Found) == 0 {
+		if why := gpu.Withheld(v.Value); why != "" {
+			r.decide(plan.KindMachine, "GPUs", plan.Noted, "%s is %s: %s", v.Origin(), v.Value, why)
+		}
 	}
 }
 
@@ -183,7 +185,7 @@ func (r *Result) trust(inv *gpu.Inventory) {
 		}
 		g.Index = len(r.Found)
 		r.Found = append(r.Found, g)
-		inInventory[g.PCI] = g
+		inInventory[g.Address()] = g
 	}
 	seen := map[string]bool{}
 	for i, f := range r.Findings {
@@ -197,8 +199,8 @@ func (r *Result) trust(inv *gpu.Inventory) {
 		}
 	}
 	for _, g := range r.Found {
-		if !seen[g.PCI] {
-			r.Findings = append(r.Findings, gpu.Finding{PCI: g.PCI, Used: true, Reason: fmt.Sprintf("GPU %d of the inventory: %s; not on a PCI bus in /sys", g.Index, identity(g))})
+		if !seen[g.Address()] {
+			r.Findings = append(r.Findings, gpu.Finding{PCI: g.Address(), Used: true, Reason: fmt.Sprintf("GPU %d of the inventory: %s; not on a PCI bus in /sys", g.Index, identity(g))})
 		}
 	}
 }
@@ -223,13 +225,13 @@ func (r *Result) count() {
 		r.GPUs = r.Found[:want]
 		r.decide(plan.KindConfig, "[GPU] Count=", plan.Used, "%d of %d GPUs are used: %s", want, len(r.Found), origin)
 		for _, g := range r.Found[want:] {
-			r.decide(plan.KindGPU, g.PCI, plan.Skipped, "GPU %d is beyond Count=%d", g.Index, want)
+			r.decide(plan.KindGPU, g.Address(), plan.Skipped, "GPU %d is beyond Count=%d", g.Index, want)
 		}
 	case c.GPU.Simulate:
 		r.GPUs = gpu.Fill(r.Found, want)
 		r.decide(plan.KindConfig, "[GPU] Count=", plan.Used, "%d by %s: %d found, %d simulated (Simulate= by %s)", want, origin, len(r.Found), want-len(r.Found), c.Origin("GPU.Simulate"))
 		for _, g := range r.GPUs[len(r.Found):] {
-			r.decide(plan.KindGPU, g.PCI, plan.Used, "simulated GPU %d", g.Index)
+			r.decide(plan.KindGPU, g.Address(), plan.Used, "simulated GPU %d", g.Index)
 		}
 	default:
 		file, key, line := splitOrigin(origin)
