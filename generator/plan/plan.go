@@ -32,8 +32,8 @@ type Input struct {
 	// NodeCPUs has the CPUs of each NUMA node, in the syntax of AllowedCPUs=
 	// ("0-15,32-47"). A node that is not in it has none.
 	NodeCPUs map[int]string
-	// Container: memory policies may be forbidden there, and a unit that
-	// asks for one would not start.
+	// Container: memory policies may be forbidden there, and CPUs taken; a
+	// unit that asks for them would not start.
 	Container bool
 	// Taken says what stands in the way of a unit's name, and why. nil:
 	// every name is free.
