@@ -13,19 +13,15 @@ import (
 // what is amiss, a sentence each.
 func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[gpu.MIGNode]int) []string {
 	faults := answer.Faults
-	byPCI := map[string]*nvml.Device{}
-	for i, d := range answer.Devices {
-		byPCI[d.PCI] = &answer.Devices[i]
-	}
 	for i := range gpus {
 		g := &gpus[i]
-		d, ok := byPCI[g.PCI]
-		if !ok {
-			faults = append(faults, fmt.Sprintf("GPU %d at %s does not answer NVML", g.Index, g.PCI))
+		d := deviceOf(g, answer)
+		if d == nil {
+			faults = append(faults, fmt.Sprintf("GPU %d at %s does not answer NVML", g.Index, g.Address()))
 			continue
 		}
 		g.UUID, g.Name, g.MemoryBytes, g.MIGMode = d.UUID, d.Name, d.MemoryBytes, d.MIGMode
-		if d.Minor >= 0 {
+		if d.Minor >= 0 && g.PCI != "" { // else it was found by its node, or has none
 			g.Minor = d.Minor
 		}
 		g.MIG = nil
@@ -40,4 +36,17 @@ func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[gpu.MIGNode]int) []s
 		}
 	}
 	return faults
+}
+
+// deviceOf returns what NVML said of a GPU, nil where it said nothing: matched
+// by PCI address, or, of a GPU that no PCI bus shows, by its device node. That
+// of WSL stands for all GPUs that NVML knows, so the first is as good as any.
+func deviceOf(g *gpu.GPU, answer *nvml.Answer) *nvml.Device {
+	for i := range answer.Devices {
+		d := &answer.Devices[i]
+		if g.PCI != "" && d.PCI == g.PCI || g.PCI == "" && (g.Node == gpu.WSLNode || d.Minor == g.Minor) {
+			return d
+		}
+	}
+	return nil
 }
