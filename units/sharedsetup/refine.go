@@ -15,7 +15,10 @@ import (
 // that did not answer stays, so that the others keep their numbers. It returns
 // what is amiss, a sentence each.
 func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[migNode]int) []string {
-	faults := answer.Faults
+	var faults []string
+	for _, f := range answer.Faults {
+		faults = append(faults, f.String())
+	}
 	byPCI := map[string]*nvml.Device{}
 	for i, d := range answer.Devices {
 		byPCI[d.PCI] = &answer.Devices[i]
