@@ -36,6 +36,12 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if library, ok := os.LookupEnv("GPUHERD_SAMPLE_NVML"); ok {
+		if err := json.NewEncoder(os.Stdout).Encode(sampleAll(library)); err != nil {
+			panic(err)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
@@ -58,6 +64,13 @@ func build(t *testing.T, without ...string) string {
 // read runs Read(library) in another process that has the environment added.
 func read(t *testing.T, library string, scenario nvmltest.Scenario, env ...string) report {
 	t.Helper()
+	return inProcess[report](t, scenario, append(env, "GPUHERD_READ_NVML="+library)...)
+}
+
+// inProcess runs this binary with the environment added and returns what it
+// prints.
+func inProcess[T any](t *testing.T, scenario nvmltest.Scenario, env ...string) T {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "scenario")
 	if err := scenario.Write(file); err != nil {
 		t.Fatal(err)
@@ -67,13 +80,13 @@ func read(t *testing.T, library string, scenario nvmltest.Scenario, env ...strin
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(append(os.Environ(), "GPUHERD_READ_NVML="+library, nvmltest.ScenarioVariable+"="+file), env...)
+	cmd.Env = append(append(os.Environ(), nvmltest.ScenarioVariable+"="+file), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("reading NVML killed the process: %v", err)
+		t.Fatalf("NVML killed the process: %v", err)
 	}
-	var r report
+	var r T
 	if err := json.Unmarshal(out, &r); err != nil {
 		t.Fatal(err)
 	}
