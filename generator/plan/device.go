@@ -66,6 +66,9 @@ func takes(s *service.Service, g gpu.GPU, mig *gpu.MIG) (why string, ok bool) {
 		what = fmt.Sprintf("MIG device %d of %s", mig.Index, what)
 		memory = mig.MemoryBytes
 	}
+	if g.Fault != "" {
+		return fmt.Sprintf("GPU %d at %s: %s", g.Index, g.PCI, g.Fault), false
+	}
 	if len(s.Models) > 0 {
 		if g.Name == "" {
 			return what + " has no known name yet for Model=: gpuherd-setup finds it once the driver is up", false

@@ -1,7 +1,6 @@
 package sharedsetup
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -11,11 +10,9 @@ import (
 )
 
 // refine fills in what NVML knows of the GPUs, matched by PCI address: NVML's
-// own order may change between boots, and minors need not follow it. A GPU
-// that did not answer stays, so that the others keep their numbers. It returns
-// what is amiss, a sentence each.
-func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[migNode]int) []string {
-	faults := answer.Faults
+// own order may change between boots, and minors need not follow it. One that
+// does not answer gets a Fault.
+func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[migNode]int) {
 	byPCI := map[string]*nvml.Device{}
 	for i, d := range answer.Devices {
 		byPCI[d.PCI] = &answer.Devices[i]
@@ -24,7 +21,7 @@ func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[migNode]int) []strin
 		g := &gpus[i]
 		d, ok := byPCI[g.PCI]
 		if !ok {
-			faults = append(faults, fmt.Sprintf("GPU %d at %s does not answer NVML", g.Index, g.PCI))
+			g.Fault = noAnswer
 			continue
 		}
 		g.UUID, g.Name, g.MemoryBytes, g.MIGMode = d.UUID, d.Name, d.MemoryBytes, d.MIGMode
@@ -42,7 +39,6 @@ func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[migNode]int) []strin
 			g.MIG = append(g.MIG, m)
 		}
 	}
-	return faults
 }
 
 // A migNode names a capability of MIG: access to a GPU instance (ci is −1) or
