@@ -1,23 +1,19 @@
 package sharedsetup
 
 import (
-	"fmt"
-
 	"gpuherd/generator/gpu"
 	"gpuherd/generator/gpu/nvml"
 )
 
 // refine fills in what NVML knows of the GPUs, matched by PCI address: NVML's
-// own order may change between boots, and minors need not follow it. A GPU
-// that did not answer stays, so that the others keep their numbers. It returns
-// what is amiss, a sentence each.
-func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[gpu.MIGNode]int) []string {
-	faults := answer.Faults
+// own order may change between boots, and minors need not follow it. One that
+// does not answer gets a Fault.
+func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[gpu.MIGNode]int) {
 	for i := range gpus {
 		g := &gpus[i]
 		d := deviceOf(g, answer)
 		if d == nil {
-			faults = append(faults, fmt.Sprintf("GPU %d at %s does not answer NVML", g.Index, g.Address()))
+			g.Fault = noAnswer
 			continue
 		}
 		g.UUID, g.Name, g.MemoryBytes, g.MIGMode = d.UUID, d.Name, d.MemoryBytes, d.MIGMode
@@ -35,7 +31,6 @@ func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[gpu.MIGNode]int) []s
 			g.MIG = append(g.MIG, m)
 		}
 	}
-	return faults
 }
 
 // deviceOf returns what NVML said of a GPU, nil where it said nothing: matched

@@ -5,7 +5,6 @@ package nvml
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"gpuherd/generator/gpu"
+	"gpuherd/generator/gpu/nvml/nvmltest"
 )
 
 // A process loads NVML once, so each case runs in a process of its own: this
@@ -43,22 +43,21 @@ type report struct {
 	Absent bool
 }
 
-// build makes the fake library in its own folder and returns the folder.
-func build(t *testing.T, flags ...string) string {
+// build makes the library in a folder of its own.
+func build(t *testing.T, without ...string) string {
 	t.Helper()
-	dir := t.TempDir()
-	args := append([]string{"-shared", "-fPIC", "-Wall", "-Werror", "-Wl,-soname,libnvidia-ml.so.1", "-o", filepath.Join(dir, "libnvidia-ml.so.1"), "testdata/fakenvml.c"}, flags...)
-	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
-		t.Fatalf("gcc (apt-get install gcc libc6-dev): %v\n%s", err, out)
+	library, err := nvmltest.Build(t.TempDir(), without...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return dir
+	return library
 }
 
 // read runs Read(library) in another process that has the environment added.
-func read(t *testing.T, library, scenario string, env ...string) report {
+func read(t *testing.T, library string, scenario nvmltest.Scenario, env ...string) report {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "scenario")
-	if err := os.WriteFile(file, []byte(scenario), 0o644); err != nil {
+	if err := scenario.Write(file); err != nil {
 		t.Fatal(err)
 	}
 	exe, err := os.Executable()
@@ -66,7 +65,7 @@ func read(t *testing.T, library, scenario string, env ...string) report {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(append(os.Environ(), "GPUHERD_READ_NVML="+library, "GPUHERD_FAKE_NVML="+file), env...)
+	cmd.Env = append(append(os.Environ(), "GPUHERD_READ_NVML="+library, nvmltest.ScenarioVariable+"="+file), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -87,43 +86,58 @@ const (
 
 func TestRead(t *testing.T) {
 	t.Parallel()
-	dir := build(t)
-	library := filepath.Join(dir, "libnvidia-ml.so.1")
-	gpus := fmt.Sprintf("gpu 0 b3 0 0 85899345920 0 %s %s\ngpu 10000 17 1f 3 42949672960 2 %s NVIDIA A100-SXM4-40GB\n", uuidA, h100, uuidB)
+	library := build(t)
+	const a100 = "NVIDIA A100-SXM4-40GB"
+	gpus := func() nvmltest.Scenario {
+		return nvmltest.Scenario{GPUs: []nvmltest.GPU{
+			{PCI: "0000:b3:00.0", UUID: uuidA, Name: h100, MemoryBytes: 80 << 30, MIG: nvmltest.MIGDisabled},
+			{PCI: "10000:17:1f.0", UUID: uuidB, Name: a100, MemoryBytes: 40 << 30, Minor: 3},
+		}}
+	}
+	failing := func(s nvmltest.Scenario, rules ...nvmltest.Rule) nvmltest.Scenario {
+		s.Fail = rules
+		return s
+	}
+	one := nvmltest.Scenario{GPUs: []nvmltest.GPU{{PCI: "0000:01:00.0", UUID: uuidA, Name: "X", MemoryBytes: 1024, Minor: 5}}}
+	mig := func(mode nvmltest.MIGMode, devices ...nvmltest.MIG) nvmltest.Scenario {
+		return nvmltest.Scenario{GPUs: []nvmltest.GPU{{PCI: "0000:01:00.0", UUID: uuidA, Name: a100, MemoryBytes: 40 << 30, MIG: mode, MIGDevices: devices}}}
+	}
 	devices := []Device{
 		{PCI: "0000:b3:00.0", UUID: uuidA, Minor: 0, Name: h100, MemoryBytes: 80 << 30},
-		{PCI: "10000:17:1f.0", UUID: uuidB, Minor: 3, Name: "NVIDIA A100-SXM4-40GB", MemoryBytes: 40 << 30},
+		{PCI: "10000:17:1f.0", UUID: uuidB, Minor: 3, Name: a100, MemoryBytes: 40 << 30},
 	}
 	for _, c := range []struct {
-		name, scenario string
-		want           report
+		name     string
+		scenario nvmltest.Scenario
+		want     report
 	}{
-		{"order and minors are NVML's own", gpus, report{Answer: &Answer{DriverVersion: "550.54.15", Devices: devices}}},
-		{"no GPU", "driver 418.67\n", report{Answer: &Answer{DriverVersion: "418.67"}}},
-		{"driver not loaded", "fail nvmlInit_v2 9\n", report{Err: "cannot start NVML: Driver Not Loaded"}},
-		{"count fails", gpus + "fail nvmlDeviceGetCount_v2 999\n", report{Err: "cannot count GPUs by NVML: error 999"}},
-		{"one GPU is lost", gpus + "fail nvmlDeviceGetUUID 15 0\n", report{Answer: &Answer{
+		{"order and minors are NVML's own", gpus(), report{Answer: &Answer{DriverVersion: "550.54.15", Devices: devices}}},
+		{"no GPU", nvmltest.Scenario{Driver: "418.67"}, report{Answer: &Answer{DriverVersion: "418.67"}}},
+		{"driver not loaded", failing(gpus(), nvmltest.Rule{Function: "nvmlInit_v2", Code: 9}), report{Err: "cannot start NVML: Driver Not Loaded"}},
+		{"count fails", failing(gpus(), nvmltest.Rule{Function: "nvmlDeviceGetCount_v2", Code: 999}), report{Err: "cannot count GPUs by NVML: Unknown Error"}},
+		{"one GPU is lost", failing(gpus(), nvmltest.Rule{Function: "nvmlDeviceGetUUID", Code: 15, GPU: new(0)}), report{Answer: &Answer{
 			DriverVersion: "550.54.15", Devices: devices[1:],
 			Faults: []string{"NVML device 0: cannot read the UUID of 0000:b3:00.0: GPU is lost"},
 		}}},
-		{"a handle cannot be had", gpus + "fail nvmlDeviceGetHandleByIndex_v2 15 1\n", report{Answer: &Answer{
+		{"a handle cannot be had", failing(gpus(), nvmltest.Rule{Function: "nvmlDeviceGetHandleByIndex_v2", Code: 15, GPU: new(1)}), report{Answer: &Answer{
 			DriverVersion: "550.54.15", Devices: devices[:1],
 			Faults: []string{"NVML device 1: cannot open it: GPU is lost"},
 		}}},
-		{"what is nice to know fails", "gpu 0 1 0 5 1024 0 " + uuidA + " X\nfail nvmlDeviceGetMinorNumber 3\nfail nvmlDeviceGetName 3\nfail nvmlDeviceGetMemoryInfo 3\nfail nvmlSystemGetDriverVersion 3\n",
+		{"what is nice to know fails", failing(one, nvmltest.Rule{Function: "nvmlDeviceGetMinorNumber", Code: 3}, nvmltest.Rule{Function: "nvmlDeviceGetName", Code: 3},
+			nvmltest.Rule{Function: "nvmlDeviceGetMemoryInfo", Code: 3}, nvmltest.Rule{Function: "nvmlSystemGetDriverVersion", Code: 3}),
 			report{Answer: &Answer{Devices: []Device{{PCI: "0000:01:00.0", UUID: uuidA, Minor: -1}}}}},
-		{"MIG with a hole", "gpu 0 1 0 0 42949672960 1 " + uuidA + " NVIDIA A100-SXM4-40GB\n" +
-			"mig 0 0 1 0 5100273664 MIG-11111111-0000-0000-0000-000000000000 NVIDIA A100-SXM4-40GB MIG 1g.5gb\n" +
-			"mig 0 2 2 1 20937965568 MIG-22222222-0000-0000-0000-000000000000 NVIDIA A100-SXM4-40GB MIG 1c.3g.20gb\n",
-			report{Answer: &Answer{DriverVersion: "550.54.15", Devices: []Device{{
-				PCI: "0000:01:00.0", UUID: uuidA, Name: "NVIDIA A100-SXM4-40GB", MemoryBytes: 40 << 30, MIGMode: true,
-				MIG: []gpu.MIG{
-					{Index: 0, UUID: "MIG-11111111-0000-0000-0000-000000000000", Profile: "1g.5gb", MemoryBytes: 5100273664, GPUInstance: 1, ComputeInstance: 0, GIMinor: -1, CIMinor: -1},
-					{Index: 2, UUID: "MIG-22222222-0000-0000-0000-000000000000", Profile: "1c.3g.20gb", MemoryBytes: 20937965568, GPUInstance: 2, ComputeInstance: 1, GIMinor: -1, CIMinor: -1},
-				},
-			}}}}},
-		{"MIG enabled without devices", "gpu 0 1 0 0 1024 1 " + uuidA + " X\n",
-			report{Answer: &Answer{DriverVersion: "550.54.15", Devices: []Device{{PCI: "0000:01:00.0", UUID: uuidA, Name: "X", MemoryBytes: 1024, MIGMode: true}}}}},
+		{"MIG with a hole", mig(nvmltest.MIGEnabled,
+			nvmltest.MIG{Place: 0, GPUInstance: 1, ComputeInstance: 0, MemoryBytes: 5100273664, UUID: "MIG-11111111-0000-0000-0000-000000000000", Profile: "1g.5gb"},
+			nvmltest.MIG{Place: 2, GPUInstance: 2, ComputeInstance: 1, MemoryBytes: 20937965568, UUID: "MIG-22222222-0000-0000-0000-000000000000", Profile: "1c.3g.20gb"},
+		), report{Answer: &Answer{DriverVersion: "550.54.15", Devices: []Device{{
+			PCI: "0000:01:00.0", UUID: uuidA, Name: a100, MemoryBytes: 40 << 30, MIGMode: true,
+			MIG: []gpu.MIG{
+				{Index: 0, UUID: "MIG-11111111-0000-0000-0000-000000000000", Profile: "1g.5gb", MemoryBytes: 5100273664, GPUInstance: 1, ComputeInstance: 0, GIMinor: -1, CIMinor: -1},
+				{Index: 2, UUID: "MIG-22222222-0000-0000-0000-000000000000", Profile: "1c.3g.20gb", MemoryBytes: 20937965568, GPUInstance: 2, ComputeInstance: 1, GIMinor: -1, CIMinor: -1},
+			},
+		}}}}},
+		{"MIG enabled without devices", mig(nvmltest.MIGEnabled),
+			report{Answer: &Answer{DriverVersion: "550.54.15", Devices: []Device{{PCI: "0000:01:00.0", UUID: uuidA, Name: a100, MemoryBytes: 40 << 30, MIGMode: true}}}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -135,7 +149,7 @@ func TestRead(t *testing.T) {
 
 	t.Run("found by the dynamic linker", func(t *testing.T) {
 		t.Parallel()
-		got := read(t, "", gpus, "LD_LIBRARY_PATH="+dir)
+		got := read(t, "", gpus(), "LD_LIBRARY_PATH="+filepath.Dir(library))
 		if diff := cmp.Diff(report{Answer: &Answer{DriverVersion: "550.54.15", Devices: devices}}, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
@@ -144,34 +158,34 @@ func TestRead(t *testing.T) {
 
 func TestReadWithoutLibrary(t *testing.T) {
 	t.Parallel()
-	got := read(t, filepath.Join(t.TempDir(), "libnvidia-ml.so.1"), "")
+	got := read(t, filepath.Join(t.TempDir(), nvmltest.Library), nvmltest.Scenario{})
 	if !got.Absent || got.Answer != nil {
 		t.Errorf("a missing library gives %+v, want ErrAbsent", got)
 	}
-	broken := filepath.Join(t.TempDir(), "libnvidia-ml.so.1")
+	broken := filepath.Join(t.TempDir(), nvmltest.Library)
 	if err := os.WriteFile(broken, []byte("not a library"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(t, broken, ""); got.Absent || !strings.Contains(got.Err, "cannot load NVML") {
+	if got := read(t, broken, nvmltest.Scenario{}); got.Absent || !strings.Contains(got.Err, "cannot load NVML") {
 		t.Errorf("a broken library gives %+v, want an error that says so", got)
 	}
 }
 
 func TestReadWithoutSymbols(t *testing.T) {
 	t.Parallel()
-	gpus := fmt.Sprintf("gpu 0 b3 0 0 85899345920 1 %s %s\n", uuidA, h100)
-	for _, c := range []struct{ flag, err string }{
-		{"-DWITHOUT_INIT", "cannot use NVML of this driver: it lacks nvmlInit_v2"},
-		{"-DWITHOUT_UUID", "cannot use NVML of this driver: it lacks nvmlDeviceGetUUID"},
-		{"-DWITHOUT_MIG", ""},
+	scenario := nvmltest.Scenario{GPUs: []nvmltest.GPU{{PCI: "0000:b3:00.0", UUID: uuidA, Name: h100, MemoryBytes: 80 << 30, MIG: nvmltest.MIGEnabled}}}
+	for _, c := range []struct{ symbol, err string }{
+		{"nvmlInit_v2", "cannot use NVML of this driver: it lacks nvmlInit_v2"},
+		{"nvmlDeviceGetUUID", "cannot use NVML of this driver: it lacks nvmlDeviceGetUUID"},
+		{"nvmlDeviceGetMigMode", ""},
 	} {
-		t.Run(c.flag, func(t *testing.T) {
+		t.Run(c.symbol, func(t *testing.T) {
 			t.Parallel()
 			want := report{Err: c.err}
 			if c.err == "" { // an old driver: no MIG, but a GPU
 				want.Answer = &Answer{DriverVersion: "550.54.15", Devices: []Device{{PCI: "0000:b3:00.0", UUID: uuidA, Name: h100, MemoryBytes: 80 << 30}}}
 			}
-			if diff := cmp.Diff(want, read(t, filepath.Join(build(t, c.flag), "libnvidia-ml.so.1"), gpus)); diff != "" {
+			if diff := cmp.Diff(want, read(t, build(t, c.symbol), scenario)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
