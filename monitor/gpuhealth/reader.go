@@ -119,31 +119,39 @@ func (r *reader) listen(s *nvml.Session, began time.Time) bool {
 		if ok && !applicationFault(e.XID) && soon.Before(due) {
 			due = soon
 		}
-		if ok && !r.send(report{event: &e}) || !r.rest(0) {
+		if ok && !r.send(report{event: &e}) || r.quits() {
 			return false
 		}
 	}
 	return true
 }
 
-// rest waits, unless the reader is to quit.
+// quits reports whether the reader is to quit.
+func (r *reader) quits() bool {
+	select {
+	case <-r.quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// rest waits. It returns false where the reader is to quit.
 func (r *reader) rest(d time.Duration) bool {
 	t := time.NewTimer(max(d, 0))
 	defer t.Stop()
 	select {
 	case <-r.quit:
-		return false
 	case <-t.C:
-		return true
 	}
+	return !r.quits()
 }
 
-// send reports whether the report was taken.
+// send reports whether the report was taken, and the reader is to go on.
 func (r *reader) send(rep report) bool {
 	select {
 	case <-r.quit:
-		return false
 	case r.out <- rep:
-		return true
 	}
+	return !r.quits()
 }

@@ -66,6 +66,7 @@ type Watch struct {
 	opened   time.Time         // when the reader was started
 	retry    time.Time         // not before this is NVML opened again
 	released bool              // ReleasePath exists
+	letting  bool              // the reader was told to quit for that
 	closed   string            // why NVML could not be opened; empty: it was
 	said     map[string]string // the last log line of each kind, so that it is not repeated
 	told     []state.GPU
@@ -142,15 +143,18 @@ func (w *Watch) look(now time.Time) {
 		w.retry = time.Time{}
 		if released {
 			w.Log.Info("letting go of the GPUs", "because of", "/"+ReleasePath)
+			w.letting = true
 			w.quit()
 		}
 	}
 	if w.reader != nil && w.reader.ended() {
-		if w.reader, w.quitting = nil, false; w.released {
-			w.Log.Info("the GPUs are released")
-			// Whatever was wrong with them may be over when they come back.
-			clear(w.records)
-		}
+		w.reader, w.quitting = nil, false
+	}
+	if w.reader == nil && w.letting {
+		w.letting = false
+		w.Log.Info("the GPUs are released")
+		// Whatever was wrong with them may be over when they come back.
+		clear(w.records)
 	}
 	switch {
 	case w.reader == nil && len(hardware(w.inventory)) > 0 && !w.released && !now.Before(w.retry):
@@ -328,7 +332,7 @@ func (w *Watch) tell() {
 	if reflect.DeepEqual(gpus, w.told) {
 		return
 	}
-	w.logChanges(gpus)
+	w.logChanges(gpus, unwatched)
 	w.told = gpus
 	w.Set(gpus)
 }
@@ -350,22 +354,30 @@ func (w *Watch) compare(g gpu.GPU, lost bool) {
 	}
 }
 
-// logChanges logs which GPUs are otherwise well or ill than before.
-func (w *Watch) logChanges(gpus []state.GPU) {
+// logChanges logs which GPUs are otherwise well or ill than before. That none
+// is heard of is one line for all of them.
+func (w *Watch) logChanges(gpus []state.GPU, unwatched string) {
+	if unwatched == "" {
+		delete(w.said, "unwatched")
+	} else if len(hardware(w.inventory)) > 0 && !w.released {
+		w.once("unwatched", slog.LevelWarn, "it is not known how the GPUs are", "reason", unwatched)
+	}
 	for _, g := range gpus {
-		i := slices.IndexFunc(w.told, func(o state.GPU) bool { return o.PCI == g.PCI })
-		if i >= 0 && w.told[i].Health == g.Health && slices.Equal(w.told[i].Reasons, g.Reasons) {
+		var before state.GPU
+		if i := slices.IndexFunc(w.told, func(o state.GPU) bool { return o.PCI == g.PCI }); i >= 0 {
+			before = w.told[i]
+		}
+		if before.Health == g.Health && slices.Equal(before.Reasons, g.Reasons) {
 			continue
 		}
-		switch g.Health {
-		case state.Healthy:
-			w.Log.Info("GPU is healthy", "gpu", g.Index, "pci", g.PCI)
-		case state.Unhealthy:
-			w.Log.Error("GPU is unhealthy", "gpu", g.Index, "pci", g.PCI, "reasons", strings.Join(g.Reasons, "; "))
-		case state.HealthUnknown:
-			if len(g.Reasons) > 0 {
-				w.Log.Warn("it is not known how the GPU is", "gpu", g.Index, "pci", g.PCI, "reasons", strings.Join(g.Reasons, "; "))
-			}
+		args := []any{"gpu", g.Index, "pci", g.PCI, "reason", strings.Join(g.Reasons, "; ")}
+		switch {
+		case g.Health == state.Unhealthy:
+			w.Log.Error("GPU is unhealthy", args...)
+		case g.Health == state.Healthy && before.Health == state.Unhealthy:
+			w.Log.Info("GPU is healthy again", args[:4]...)
+		case g.Health == state.HealthUnknown && unwatched == "" && len(g.Reasons) > 0:
+			w.Log.Warn("it is not known how the GPU is", args...)
 		}
 	}
 }
