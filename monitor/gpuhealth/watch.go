@@ -181,13 +181,13 @@ func (w *Watch) use(gpus []gpu.GPU) {
 }
 
 // hardware returns the GPUs that are not simulated.
-func hardware(gpus []gpu.GPU) (real []gpu.GPU) {
+func hardware(gpus []gpu.GPU) (all []gpu.GPU) {
 	for _, g := range gpus {
 		if !g.Simulated {
-			real = append(real, g)
+			all = append(all, g)
 		}
 	}
-	return real
+	return all
 }
 
 // quit has the reader let go of NVML. One that hangs does so when it returns.
