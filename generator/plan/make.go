@@ -226,7 +226,7 @@ func (m *maker) want(c *choice, name, unit string, in *service.Instance) {
 
 // file adds a file unless it cannot be written; it reports whether it was.
 func (m *maker) file(c *choice, path string, f *unitfile.File) bool {
-	if _, err := f.Bytes(); err != nil {
+	if err := f.Check(); err != nil {
 		m.problem(&unitfile.Problem{File: c.Path, Msg: err.Error()})
 		m.decide(KindUnit, path, NotGenerated, "%v", err)
 		return false
