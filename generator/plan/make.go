@@ -20,10 +20,8 @@ func Make(in Input) *Plan {
 		}
 	}
 	m.overrides()
-	for _, c := range chosen {
-		m.setup = m.setup || c.Name == Setup
-	}
-	for _, c := range chosen {
+	m.setup = slices.ContainsFunc(chosen, func(c *choice) bool { return c.Name == Setup })
+	for _, c := range m.order(chosen) {
 		m.emit(c)
 	}
 	slices.SortFunc(m.plan.Files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
@@ -44,6 +42,40 @@ type choice struct {
 	// edited: the administrator's own copy of the unit in /etc wins, so only
 	// drop-ins and links are made.
 	edited bool
+	// decided is the place of the decision that it is on.
+	decided int
+	// left says why it is left out all the same.
+	left string
+}
+
+// removable reports whether the service may be left out for what its file
+// says: the operator wrote it, and the others do not need it.
+func (c *choice) removable() bool { return !c.Shipped() && c.Name != Setup }
+
+// leaveOut takes a service out of the plan.
+func (m *maker) leaveOut(c *choice, why string) {
+	if c.left == "" {
+		c.left = why
+		m.plan.Decisions[c.decided] = Decision{Kind: KindService, Subject: c.Name, Verdict: Off, Reason: why}
+	}
+}
+
+// forget takes one name out of the service's file.
+func (c *choice) forget(w *word) {
+	s := *c.Service
+	s.File = unitfile.Merge(c.File)
+	for _, section := range s.File.Sections {
+		section.Entries = slices.DeleteFunc(section.Entries, func(e unitfile.Entry) bool {
+			return e.Value == w.text && e.Key == w.entry.Key && e.Line == w.entry.Line && e.File == w.entry.File
+		})
+		for i := range section.Entries {
+			if e := &section.Entries[i]; e.Key == w.entry.Key && e.Line == w.entry.Line && e.File == w.entry.File {
+				rest := slices.DeleteFunc(strings.Fields(e.Value), func(text string) bool { return text == w.text })
+				e.Value = strings.Join(rest, " ")
+			}
+		}
+	}
+	c.Service = &s
 }
 
 func (m *maker) decide(kind, subject, verdict, format string, args ...any) {
@@ -103,6 +135,7 @@ func (m *maker) choose(s *service.Service) (*choice, bool) {
 			Msg: "a service with Per=host runs once, Instances= has no effect",
 		})
 	}
+	c.decided = len(m.plan.Decisions)
 	m.decide(KindService, s.Name, On, "%s", why)
 	return c, true
 }
@@ -200,6 +233,24 @@ func (m *maker) emit(c *choice) {
 			m.decide(KindUnit, name, Generated, "%s", strings.Join(append([]string{reason}, why...), "; "))
 		}
 	}
+}
+
+// units returns the names of the units that a service gets, as far as its
+// devices decide.
+func (m *maker) units(c *choice) []string {
+	if c.Per == service.PerHost {
+		return []string{c.Unit()}
+	}
+	var names []string
+	for _, d := range m.devices(c) {
+		if _, ok := takes(c.Service, d.gpu, d.mig); !ok {
+			continue
+		}
+		for n := 1; n <= c.instances; n++ {
+			names = append(names, c.InstanceUnit(d.instance(n)))
+		}
+	}
+	return names
 }
 
 // noDevice says why a service that is on got no unit.
