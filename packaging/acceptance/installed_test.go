@@ -26,6 +26,8 @@ func TestInstalledTree(t *testing.T) {
 		"usr/lib/systemd/system/gpuherd.target":               file,
 		"usr/lib/systemd/system/gpuherd.slice":                file,
 		"usr/lib/systemd/system/gpuherd-monitor.service":      file,
+		"usr/lib/systemd/system/gpuherd-verify.service":       file,
+		"usr/lib/systemd/system/gpuherd-verify.timer":         file,
 		"usr/lib/sysusers.d/gpuherd.conf":                     file,
 		"usr/lib/tmpfiles.d/gpuherd.conf":                     file,
 		"usr/share/man/man1/gpuherd.1":                        file,
