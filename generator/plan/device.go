@@ -131,7 +131,7 @@ func (m *maker) dropIn(c *choice, d device, in service.Instance) (why []string, 
 	if d.gpu.MIGMode && d.mig == nil {
 		why = append(why, "the GPU is in MIG mode: programs see one of its MIG devices, Per=mig runs on each")
 	}
-	return why, m.file(c, c.InstanceUnit(in)+".d/50-gpu.conf", f)
+	return why, m.file(c, dropInPath(c.InstanceUnit(in)), f)
 }
 
 // assignment writes NAME=value as one word of Environment=, specifiers in
