@@ -67,6 +67,8 @@ func Compute(o Options) *Result {
 		GPUs:      r.GPUs,
 		Services:  r.Services,
 		Systemd:   max(r.Systemd, plan.OldestSystemd),
+		Majors:    gpu.ReadMajors(o.Root),
+		NodeCPUs:  gpu.ReadNodeCPUs(o.Root, r.GPUs),
 		Container: r.Container,
 		Taken:     func(unit string, s *service.Service) (plan.Claim, string) { return taken(o.Root, unit, s) },
 	})
@@ -133,10 +135,7 @@ func (r *Result) find(o Options) {
 		r.trust(inv)
 	} else {
 		r.Source = gpu.SourcePCI
-		r.Found, r.Findings = gpu.Detect(o.Root)
-		if r.Container && len(r.Found) > 0 {
-			r.Found, r.Findings = gpu.Openable(o.Root, r.Found, r.Findings)
-		}
+		r.Found, r.Findings = gpu.Detect(o.Root, r.Container)
 	}
 	for _, f := range r.Findings {
 		verdict := plan.Skipped
@@ -147,6 +146,11 @@ func (r *Result) find(o Options) {
 	}
 	if len(r.Findings) == 0 && len(r.Found) == 0 {
 		r.decide(plan.KindMachine, "GPUs", plan.Noted, "no display device is on a PCI bus in /sys")
+	}
+	if v, ok := r.Config.Variable(gpu.VisibleVariable); ok && r.Container && len(r.Found) == 0 {
+		if why := gpu.Withheld(v.Value); why != "" {
+			r.decide(plan.KindMachine, "GPUs", plan.Noted, "%s is %s: %s", v.Origin(), v.Value, why)
+		}
 	}
 }
 
@@ -180,7 +184,7 @@ func (r *Result) trust(inv *gpu.Inventory) {
 			continue // the configuration says which there are, now
 		}
 		r.Found = append(r.Found, g)
-		inInventory[g.PCI] = g
+		inInventory[g.Address()] = g
 	}
 	seen := map[string]bool{}
 	for i, f := range r.Findings {
@@ -194,14 +198,14 @@ func (r *Result) trust(inv *gpu.Inventory) {
 		}
 	}
 	for _, g := range r.Found {
-		if seen[g.PCI] {
+		if seen[g.Address()] {
 			continue
 		}
 		used, reason := known(g)
 		if used {
 			reason += "; not on a PCI bus in /sys"
 		}
-		r.Findings = append(r.Findings, gpu.Finding{PCI: g.PCI, Used: used, Reason: reason})
+		r.Findings = append(r.Findings, gpu.Finding{PCI: g.Address(), Used: used, Reason: reason})
 	}
 }
 
@@ -246,13 +250,13 @@ func (r *Result) count(root string) {
 		r.GPUs = r.Found[:want]
 		r.decide(plan.KindConfig, "[GPU] Count=", plan.Used, "%d of %d GPUs are used: %s", want, len(r.Found), origin)
 		for _, g := range r.Found[want:] {
-			r.decide(plan.KindGPU, g.PCI, plan.Skipped, "GPU %d is beyond Count=%d", g.Index, want)
+			r.decide(plan.KindGPU, g.Address(), plan.Skipped, "GPU %d is beyond Count=%d", g.Index, want)
 		}
 	case c.GPU.Simulate:
 		r.GPUs = gpu.Fill(r.Found, want)
 		r.decide(plan.KindConfig, "[GPU] Count=", plan.Used, "%d by %s: %d found, %d simulated (Simulate= by %s)", want, origin, len(r.Found), want-len(r.Found), c.Origin("GPU.Simulate"))
 		for _, g := range r.GPUs[len(r.Found):] {
-			r.decide(plan.KindGPU, g.PCI, plan.Used, "simulated GPU %d", g.Index)
+			r.decide(plan.KindGPU, g.Address(), plan.Used, "simulated GPU %d", g.Index)
 		}
 	default:
 		file, key, line := splitOrigin(origin)

@@ -34,7 +34,7 @@ func Number(found, earlier []GPU) []GPU {
 		}
 	}
 	match(func(g, old GPU) bool { return g.UUID != "" && g.UUID == old.UUID })
-	match(func(g, old GPU) bool { return g.PCI == old.PCI })
+	match(func(g, old GPU) bool { return g.Address() == old.Address() })
 
 	for j := range all {
 		if !here[j] {

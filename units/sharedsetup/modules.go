@@ -70,7 +70,7 @@ func (s *Setup) prepare(ctx context.Context, found []gpu.GPU) (ran bool) {
 	// Once the driver is there, procfs tells the minors.
 	gpus := found
 	if !loaded {
-		gpus, _ = gpu.Detect(s.Root)
+		gpus, _ = gpu.Detect(s.Root, false)
 	}
 	nodes := []string{nvidiaModprobe}
 	for _, g := range gpus {

@@ -102,7 +102,7 @@ func (s *Setup) locked(ctx context.Context) (string, error) {
 		inv = now.complete(bootID, len(r.GPUs))
 		for _, g := range inv.GPUs {
 			if g.Fault != "" && g.Fault != notYet {
-				s.fault(fmt.Sprintf("GPU %d at %s: %s", g.Index, g.PCI, g.Fault))
+				s.fault(fmt.Sprintf("GPU %d at %s: %s", g.Index, g.Address(), g.Fault))
 			}
 		}
 		if !r.Container {

@@ -19,6 +19,7 @@ import (
 const (
 	notYet   = "it does not answer NVML yet"
 	noAnswer = "it does not answer NVML"
+	lost     = "it has fallen off the bus"
 	noDriver = "the NVIDIA driver is not loaded"
 )
 
@@ -32,14 +33,14 @@ type survey struct {
 
 // look joins what the PCI bus shows, what NVML answers and what is known of
 // this boot. earlier is nil in a boot's first survey.
-func look(found []gpu.GPU, answer *nvml.Answer, minors map[migNode]int, earlier *gpu.Inventory) survey {
+func look(found []gpu.GPU, answer *nvml.Answer, minors map[gpu.MIGNode]int, earlier *gpu.Inventory) survey {
 	s := survey{inventory: gpu.Inventory{Source: gpu.SourceNVML, DriverVersion: answer.DriverVersion}}
 	gpus := slices.Clone(found)
 	refine(gpus, answer, minors)
 	for i := range gpus {
-		if g := &gpus[i]; g.Fault == noAnswer && isNew(g.PCI, earlier) {
+		if g := &gpus[i]; g.Fault == noAnswer && isNew(g.Address(), earlier) {
 			g.Fault = notYet
-			s.pending = append(s.pending, g.PCI)
+			s.pending = append(s.pending, g.Address())
 		}
 	}
 	s.inventory.GPUs = gpu.Number(gpus, known(earlier))
@@ -69,7 +70,7 @@ func blind(found []gpu.GPU, err error, driver bool, earlier *gpu.Inventory) surv
 	s := survey{inventory: gpu.Inventory{Source: gpu.SourcePCI, GPUs: slices.Clone(found)}}
 	if !errors.Is(err, nvml.ErrAbsent) {
 		for _, g := range found {
-			s.pending = append(s.pending, g.PCI)
+			s.pending = append(s.pending, g.Address())
 		}
 	}
 	return s
@@ -78,7 +79,7 @@ func blind(found []gpu.GPU, err error, driver bool, earlier *gpu.Inventory) surv
 // asKnown returns a GPU as the inventory has it.
 func asKnown(g gpu.GPU, earlier *gpu.Inventory) gpu.GPU {
 	for _, old := range known(earlier) {
-		if old.PCI == g.PCI && old.Fault != gpu.Left {
+		if old.Address() == g.Address() && old.Fault != gpu.Left {
 			return old
 		}
 	}
@@ -87,9 +88,9 @@ func asKnown(g gpu.GPU, earlier *gpu.Inventory) gpu.GPU {
 }
 
 // isNew reports whether the GPU came into view since the inventory.
-func isNew(pci string, earlier *gpu.Inventory) bool {
+func isNew(address string, earlier *gpu.Inventory) bool {
 	for _, g := range known(earlier) {
-		if g.PCI == pci {
+		if g.Address() == address {
 			return g.Fault == gpu.Left || g.Fault == notYet
 		}
 	}
@@ -183,10 +184,10 @@ func (s *Setup) once(ctx context.Context, found []gpu.GPU, earlier *gpu.Inventor
 	s.status("asking NVML for %s", count(len(found), "GPU"))
 	answer, err := s.ask(ctx, time.Until(deadline))
 	if err == nil {
-		for _, text := range answer.Faults {
-			s.fault(text)
+		for _, f := range answer.Faults {
+			s.fault(f.String())
 		}
-		return look(found, answer, migMinors(s.Root), earlier), false
+		return look(found, answer, gpu.ReadMIGMinors(s.Root), earlier), false
 	}
 	now = blind(found, err, s.exists("/proc/driver/nvidia/version"), earlier)
 	text := err.Error()

@@ -56,11 +56,11 @@ func TestTrees(t *testing.T) {
 		if err := s.WritePCI(root); err != nil {
 			t.Fatal(err)
 		}
-		before, _ := gpu.Detect(root)
+		before, _ := gpu.Detect(root, false)
 		if err := s.WriteDriver(root); err != nil {
 			t.Fatal(err)
 		}
-		after, findings := gpu.Detect(root)
+		after, findings := gpu.Detect(root, false)
 		if len(before) != len(s.GPUs) || len(after) != len(s.GPUs) || len(findings) != len(s.GPUs)+len(s.Displays) {
 			t.Fatalf("%s: %d GPUs are %d without a driver, %d with it: %+v", name, len(s.GPUs), len(before), len(after), findings)
 		}
