@@ -94,7 +94,27 @@ func (h *herd) rescanned(before string) error {
 type part struct {
 	unit string
 	gpu  nvmltest.GPU
-	mig  *nvmltest.MIG
+	mig  *nvmltest.MIG // nil: the whole GPU
+}
+
+// environment is what a worker is told of it.
+func (p part) environment() map[string]string {
+	uuid, model := p.gpu.UUID, p.gpu.Name
+	if p.mig != nil {
+		uuid, model = p.mig.UUID, model+" MIG "+p.mig.Profile
+	}
+	return map[string]string{"GPU_PCI_BUS_ID": p.gpu.PCI, "GPU_UUID": uuid, "CUDA_VISIBLE_DEVICES": uuid, "GPU_MODEL": model}
+}
+
+// on returns the units on one GPU.
+func on(parts []part, uuid string) []string {
+	var units []string
+	for _, p := range parts {
+		if p.gpu.UUID == uuid {
+			units = append(units, p.unit)
+		}
+	}
+	return units
 }
 
 // parts are the units that there should be, in order: by number, the GPUs are
@@ -192,11 +212,7 @@ func (h *hotplug) told(since time.Time, words ...string) {
 func TestWorkersKnowTheirGPU(t *testing.T) {
 	h := openHotplug(t)
 	for _, p := range h.parts() {
-		want := map[string]string{"GPU_PCI_BUS_ID": p.gpu.PCI, "GPU_UUID": p.gpu.UUID, "CUDA_VISIBLE_DEVICES": p.gpu.UUID, "GPU_MODEL": p.gpu.Name}
-		if p.mig != nil {
-			want["CUDA_VISIBLE_DEVICES"] = p.mig.UUID
-		}
-		wantEnvironment(t, p.unit, want)
+		wantEnvironment(t, p.unit, p.environment())
 		// Setup made the difference before the first start.
 		if n := starts(t, p.unit); n != 1 {
 			t.Errorf("%s was started %d times in this boot, want once", p.unit, n)
@@ -221,24 +237,31 @@ func TestOwnDevicesOnly(t *testing.T) {
 		own := map[string][]string{}
 		var all []string
 		for _, p := range h.parts() {
-			own[p.unit] = append(own[p.unit], gpuNode(p.gpu.Minor))
+			nodes := []string{gpuNode(p.gpu.Minor)}
+			devices := p.gpu.MIGDevices
 			if p.mig != nil {
-				for _, ci := range []int{-1, p.mig.ComputeInstance} {
-					minor, err := capability(p.gpu.Minor, p.mig.GPUInstance, ci)
+				devices = []nvmltest.MIG{*p.mig}
+			}
+			for _, m := range devices {
+				for _, ci := range []int{-1, m.ComputeInstance} {
+					minor, err := capability(p.gpu.Minor, m.GPUInstance, ci)
 					if err != nil {
 						t.Fatal(err)
 					}
-					own[p.unit] = append(own[p.unit], capNode(minor))
+					nodes = append(nodes, capNode(minor))
 				}
 			}
-			all = append(all, own[p.unit]...)
+			own[p.unit] = nodes
+			all = append(all, nodes...)
 		}
 		slices.Sort(all)
 		all = slices.Compact(all)
-		t.Log(when, all)
 		for unit, may := range own {
 			mayNot := slices.DeleteFunc(slices.Clone(all), func(node string) bool { return slices.Contains(may, node) })
 			wantOpen(t, unit, append(may, "/dev/nvidiactl"), mayNot)
+			if t.Failed() {
+				t.Fatal(when)
+			}
 		}
 	}
 	steady := h.steady()
@@ -263,45 +286,47 @@ func twoDevices(g nvmltest.GPU) []nvmltest.MIG {
 }
 
 // MIG devices that are made after boot, which no event tells of, get workers of
-// their own, and lose them when they are deleted. Nobody else notices.
+// their own, and lose them when they are deleted. Beside them only the worker
+// of the whole GPU notices, which may open them all.
 func TestMIGComesAndGoes(t *testing.T) {
 	h := openHotplug(t)
 	s := copyOf(h.boot)
-	g := &s.GPUs[slices.IndexFunc(s.GPUs, func(g nvmltest.GPU) bool { return g.MIG == nvmltest.MIGEnabled })]
-	if len(g.MIGDevices) > 0 {
-		t.Fatal("the GPU has MIG devices at boot")
-	}
-	steady := h.steady()
+	g := &s.GPUs[slices.IndexFunc(s.GPUs, func(g nvmltest.GPU) bool {
+		return g.MIG == nvmltest.MIGEnabled && len(g.MIGDevices) == 0
+	})]
+	whole := on(h.parts(), g.UUID)
+	steady := h.steady(whole...)
 	g.MIGDevices = twoDevices(*g)
 	since := time.Now()
 	h.change(s)
 	h.wantDevices()
-	var made []string
+	made := on(h.parts(), g.UUID)
 	for _, p := range h.parts() {
-		if p.mig == nil {
-			continue
+		if p.gpu.UUID == g.UUID {
+			wantEnvironment(t, p.unit, p.environment())
 		}
-		made = append(made, p.unit)
-		wantEnvironment(t, p.unit, map[string]string{"GPU_UUID": p.gpu.UUID, "CUDA_VISIBLE_DEVICES": p.mig.UUID})
-		h.told(since, "starting", p.unit)
+	}
+	for _, unit := range made[1:] {
+		h.told(since, "starting", unit)
 	}
 	steady()
 
 	// One goes, and the other stays.
-	all := h.steady(made[1])
+	last := made[len(made)-1]
+	steadyToo := h.steady(whole[0], last)
 	s = copyOf(h.now)
 	g = &s.GPUs[indexOf(s, g.UUID)]
 	g.MIGDevices = g.MIGDevices[:1]
 	since = time.Now()
 	h.change(s)
 	h.wantDevices()
-	h.gone(made[1])
-	h.told(since, "stopping", made[1])
-	all()
+	h.gone(last)
+	h.told(since, "stopping", last)
+	steadyToo()
 
 	h.change(h.boot)
 	h.wantDevices()
-	h.gone(made...)
+	h.gone(made[1:]...)
 	steady()
 }
 
@@ -309,33 +334,40 @@ func indexOf(s nvmltest.Scenario, uuid string) int {
 	return slices.IndexFunc(s.GPUs, func(g nvmltest.GPU) bool { return g.UUID == uuid })
 }
 
-// A GPU that leaves the bus, or is lost on it, takes its worker along, and gives
-// it back. Nobody else is restarted or renumbered.
+// A GPU that leaves the bus, or is lost on it, takes its workers along, and
+// gives them back. Nobody else is restarted or renumbered.
 func TestGPULostAndBack(t *testing.T) {
 	h := openHotplug(t)
-	first := h.parts()[0] // so that all the others could be renumbered
+	first := h.parts()[0].gpu.UUID // so that all the others could be renumbered
+	units := on(h.parts(), first)
 	for name, lose := range map[string]func(*nvmltest.Scenario){
 		"unplugged": func(s *nvmltest.Scenario) {
-			i := indexOf(*s, first.gpu.UUID)
+			i := indexOf(*s, first)
 			s.GPUs = slices.Delete(s.GPUs, i, i+1)
 		},
-		"off the bus": func(s *nvmltest.Scenario) { s.GPUs[indexOf(*s, first.gpu.UUID)].Lost = true },
+		"off the bus": func(s *nvmltest.Scenario) { s.GPUs[indexOf(*s, first)].Lost = true },
 	} {
-		steady := h.steady(first.unit)
+		steady := h.steady(units...)
 		s := copyOf(h.boot)
 		lose(&s)
 		since := time.Now()
 		h.change(s)
 		h.rescan()
 		h.wantDevices()
-		h.gone(first.unit)
-		h.told(since, "stopping", first.unit)
+		h.gone(units...)
+		for _, unit := range units {
+			h.told(since, "stopping", unit)
+		}
 		steady()
 
 		h.change(h.boot)
 		h.rescan()
 		h.wantDevices()
-		wantEnvironment(t, first.unit, map[string]string{"GPU_UUID": first.gpu.UUID})
+		for _, p := range h.parts() {
+			if p.gpu.UUID == first {
+				wantEnvironment(t, p.unit, p.environment())
+			}
+		}
 		steady()
 		if t.Failed() {
 			t.Fatalf("with a GPU %s", name)
@@ -366,7 +398,7 @@ func TestNVMLInTrouble(t *testing.T) {
 		{"no library but a text", func() error { return os.WriteFile(libraryPath, []byte("no library\n"), 0o644) }},
 		{"slow", func() error {
 			s := copyOf(h.boot)
-			s.InitDelay = 3 * time.Second
+			s.InitDelay = 300 * time.Millisecond // at boot there is TestSlowGPUs
 			return errors.Join(copyFile(kept, libraryPath, 0o644), changeHardware(s))
 		}},
 	} {
@@ -393,7 +425,7 @@ func TestSlowGPUs(t *testing.T) {
 		t.Fatal("the GPUs are not slow")
 	}
 	for _, p := range h.parts() {
-		wantEnvironment(t, p.unit, map[string]string{"GPU_UUID": p.gpu.UUID})
+		wantEnvironment(t, p.unit, p.environment())
 		if n := starts(t, p.unit); n != 1 {
 			t.Errorf("%s was started %d times in this boot, want once", p.unit, n)
 		}

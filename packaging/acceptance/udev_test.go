@@ -152,30 +152,31 @@ func TestEventsStartARescan(t *testing.T) {
 	}
 }
 
-// A request of anybody's is served, and one that fails is not forgotten: it is
-// tried again, and the path keeps watching.
+// A rescan that fails is tried again until it succeeds, and its path keeps
+// watching.
 func TestRescanFails(t *testing.T) {
 	h := open(t)
-	const dropIn = "/run/systemd/system/" + rescanUnit + ".d/acceptance.conf"
+	const (
+		dropIn = "/run/systemd/system/" + rescanUnit + ".d/acceptance.conf"
+		broken = "/run/acceptance-broken"
+	)
 	if err := os.MkdirAll(filepath.Dir(dropIn), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	text := "[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=1\n"
-	if err := os.WriteFile(dropIn, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	h.reload()
-	restored := false
-	restore := func() {
-		if !restored {
-			restored = true
-			if err := os.Remove(dropIn); err != nil {
-				t.Error(err)
-			}
-			h.reload()
+	text := "[Service]\nExecStartPre=test ! -e " + broken + "\nRestartSec=1\n"
+	for path, text := range map[string]string{dropIn: text, broken: ""} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
-	t.Cleanup(restore)
+	t.Cleanup(func() {
+		_ = os.Remove(broken) // where it was not reached below
+		if err := os.Remove(dropIn); err != nil {
+			t.Error(err)
+		}
+		h.reload()
+	})
+	h.reload()
 	if err := os.WriteFile(filepath.Join(requestsDir, "operator"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +190,8 @@ func TestRescanFails(t *testing.T) {
 	if u := h.mustUnit(pathUnit); u.Active != "active" {
 		t.Errorf("%s is %s/%s", pathUnit, u.Active, u.Sub)
 	}
-	restore()
+	if err := os.Remove(broken); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, time.Minute, "a rescan that succeeds", func() error { return h.rescanned("") })
 }
