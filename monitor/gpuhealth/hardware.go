@@ -91,7 +91,7 @@ func (h *Hardware) look(now time.Time) {
 		h.Log.Info("the GPUs are still not those of the inventory, asking for a rescan", "differences", strings.Join(differences, "; "))
 		h.pending = true
 	case h.asked == askMost:
-		h.Log.Warn("the GPUs are not those of the inventory, and rescans did not change that", "differences", strings.Join(differences, "; "))
+		h.Log.Info("the GPUs are not those of the inventory, and rescans did not change that: gpuherd explain says why", "differences", strings.Join(differences, "; "))
 		h.asked++
 	}
 	if h.pending {

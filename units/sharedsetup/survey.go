@@ -68,7 +68,7 @@ func blind(found []gpu.GPU, err error, driver bool, earlier *gpu.Inventory) surv
 		return survey{inventory: gpu.Inventory{Source: gpu.SourceNVML, GPUs: gpu.Number(gpus, known(earlier))}}
 	}
 	s := survey{inventory: gpu.Inventory{Source: gpu.SourcePCI, GPUs: slices.Clone(found)}}
-	if !errors.Is(err, nvml.ErrAbsent) {
+	if !errors.Is(err, nvml.ErrAbsent) && !errors.Is(err, nvml.ErrUnusable) {
 		for _, g := range found {
 			s.pending = append(s.pending, g.Address())
 		}
