@@ -86,6 +86,23 @@ func TestCountAfterSetup(t *testing.T) {
 	}
 }
 
+// A typo in Count= once took away all simulated workers that ran.
+func TestCountLost(t *testing.T) {
+	t.Parallel()
+	root := machine(t, "01-two-simulated")
+	put(t, root, "etc/gpuherd/gpuherd.conf", "[GPU]\nSimulate=yes\nCount=two\n")
+	if r := compute(t, root); len(r.GPUs) != 0 {
+		t.Fatalf("%d GPUs before setup has simulated any", len(r.GPUs))
+	}
+	writeInventory(t, root, &gpu.Inventory{Source: gpu.SourceSimulation, GPUs: gpu.Simulated(3)})
+	for _, ignore := range []bool{false, true} { // generator and setup
+		r := generator.Compute(generator.Options{Root: root, IgnoreInventory: ignore})
+		if len(r.GPUs) != 3 || !r.Problems.Failed() {
+			t.Errorf("%d GPUs, problems %v; want the 3 of this boot, and an error", len(r.GPUs), r.Problems)
+		}
+	}
+}
+
 func TestResultIsJSON(t *testing.T) {
 	t.Parallel()
 	root := machine(t, "07-environment")
