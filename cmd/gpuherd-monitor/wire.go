@@ -95,6 +95,7 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 			watcher, toRedis, to,
 			&resources.Sampler{Root: "/", Herd: herd, Log: log},
 			&gpuhealth.Inventory{Root: "/", Set: herd.SetGPUs, Log: log},
+			&gpuhealth.Hardware{Root: "/", Container: config.IsContainer("/", os.Environ()), Log: log},
 			&web.Server{
 				Listen: conf.Monitor.Listen, Alive: alive, Metrics: metrics.Handler(), Log: log,
 				Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},

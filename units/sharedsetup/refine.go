@@ -14,7 +14,15 @@ func refine(gpus []gpu.GPU, answer *nvml.Answer, minors map[gpu.MIGNode]int) {
 		d := deviceOf(g, answer)
 		if d == nil {
 			g.Fault = noAnswer
+			for _, f := range answer.Faults {
+				if f.PCI == g.PCI && f.Lost {
+					g.Fault = lost
+				}
+			}
 			continue
+		}
+		if v := d.Virtualisation; v == nvml.VirtualisationHostVGPU || v == nvml.VirtualisationHostVSGA {
+			g.Fault = "it serves guests of this host (" + v + ")"
 		}
 		g.UUID, g.Name, g.MemoryBytes, g.MIGMode = d.UUID, d.Name, d.MemoryBytes, d.MIGMode
 		if d.Minor >= 0 && g.PCI != "" { // else it was found by its node, or has none

@@ -246,6 +246,15 @@ func TestRescan(t *testing.T) {
 			[]string{"reload", "stop w@1.service"}, "nvml: 17, 18 (it does not answer NVML), 19"},
 		{"it is still lost", func() {}, nil, "nvml: 17, 18 (it does not answer NVML), 19"},
 		{"it is back", func() { d.devices = all }, []string{"reload", "start w@1.service"}, "nvml: 17, 18, 19"},
+		{"NVML says that it is lost", func() {
+			d.answer = func(int) (*nvml.Answer, error) {
+				return &nvml.Answer{Devices: []nvml.Device{all[0], all[2]}, Faults: []nvml.Fault{{Index: 1, PCI: "0000:18:00.0", Lost: true, Err: "GPU is lost"}}}, nil
+			}
+		}, []string{"reload", "stop w@1.service"}, "nvml: 17, 18 (it has fallen off the bus), 19"},
+		{"and is back", func() { d.answer = nil }, []string{"reload", "start w@1.service"}, "nvml: 17, 18, 19"},
+		{"one is given to guests", func() { d.devices[1].Virtualisation = nvml.VirtualisationHostVGPU },
+			[]string{"reload", "stop w@1.service"}, "nvml: 17, 18 (it serves guests of this host (host-vgpu)), 19"},
+		{"and taken back", func() { d.devices[1].Virtualisation = "" }, []string{"reload", "start w@1.service"}, "nvml: 17, 18, 19"},
 		{"the first one leaves the bus", func() { m.unplug("17"); d.devices = all[1:] },
 			[]string{"reload", "stop w@0.service"}, "nvml: 17 (it left the PCI bus), 18, 19"},
 		{"it is back with another minor", func() {

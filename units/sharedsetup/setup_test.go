@@ -217,7 +217,7 @@ func TestNVML(t *testing.T) {
 				{PCI: "0000:17:00.0", UUID: "GPU-aaaaaaaa-0000-0000-0000-000000000000", Minor: 3, Name: "NVIDIA A100-SXM4-40GB", MemoryBytes: 42297786368, MIGMode: true,
 					MIG: []gpu.MIG{{Index: 1, UUID: "MIG-11111111-0000-0000-0000-000000000000", Profile: "1g.5gb", MemoryBytes: 5100273664, GPUInstance: 1, GIMinor: -1, CIMinor: -1}}},
 			},
-			Faults: []string{"NVML device 2: cannot open it: GPU is lost"},
+			Faults: []nvml.Fault{{Index: 2, Lost: true, Err: "cannot open it: GPU is lost"}},
 		}, nil
 	}
 	m.run()

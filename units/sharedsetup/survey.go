@@ -19,6 +19,7 @@ import (
 const (
 	notYet   = "it does not answer NVML yet"
 	noAnswer = "it does not answer NVML"
+	lost     = "it has fallen off the bus"
 	noDriver = "the NVIDIA driver is not loaded"
 )
 
@@ -183,8 +184,8 @@ func (s *Setup) once(ctx context.Context, found []gpu.GPU, earlier *gpu.Inventor
 	s.status("asking NVML for %s", count(len(found), "GPU"))
 	answer, err := s.ask(ctx, time.Until(deadline))
 	if err == nil {
-		for _, text := range answer.Faults {
-			s.fault(text)
+		for _, f := range answer.Faults {
+			s.fault(f.String())
 		}
 		return look(found, answer, gpu.ReadMIGMinors(s.Root), earlier), false
 	}
