@@ -46,7 +46,10 @@ func writeInventory(t *testing.T, root string, inv *gpu.Inventory) {
 // systemd would otherwise see changed units in the middle of the day.
 func TestSameAfterSetup(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"01-two-simulated", "02-eight-gpus", "10-own-service", "22-real-and-simulated"} {
+	for _, name := range []string{
+		"01-two-simulated", "02-eight-gpus", "10-own-service", "22-real-and-simulated", "25-dgx-h100", "28-sixteen-gpus", "29-numa-oddities",
+		"33-wsl", "36-docker-toolkit", "40-container-without-pci", "42-minors",
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root := machine(t, name)
