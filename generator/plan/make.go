@@ -20,6 +20,7 @@ func Make(in Input) *Plan {
 		}
 	}
 	m.overrides()
+	m.parameters()
 	m.setup = slices.ContainsFunc(chosen, func(c *choice) bool { return c.Name == Setup })
 	for _, c := range m.order(chosen) {
 		m.emit(c)

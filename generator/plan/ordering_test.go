@@ -60,14 +60,14 @@ func TestOrderingCycles(t *testing.T) {
 			[]*service.Service{own("a", "Before=shared-setup.service"), own("b", ""), setup},
 			[]string{"a"},
 			[]string{"/etc/gpuherd/services/a.service:2: Before=: ordering cycle a.service → shared-setup.service → a.service: each starts after the next; " +
-				"take shared-setup.service out of Before=, or end [Unit] of a with an empty After= and Requires=, for it not to wait for shared-setup.service; until then a is left out"},
+				"take shared-setup.service out of Before=, or write an empty After= and Requires= at the end of [Unit], for a not to wait for it; until then a is left out"},
 		},
 		"before setup, opted out":     {[]*service.Service{own("a", "Before=shared-setup.service\nAfter=\nRequires="), setup}, nil, nil},
 		"an empty one resets nothing": {[]*service.Service{own("a", "After=b.service\nAfter=\nAfter=c.service"), own("b", "After=a.service"), setup}, []string{"a", "b"}, []string{"b.service → a.service → b.service"}},
 		"before boot": {
 			[]*service.Service{own("a", "Before=local-fs.target"), own("b", "Before=basic.target\nDefaultDependencies=no\nAfter=\nRequires="), setup},
 			[]string{"a"},
-			[]string{"a.service → sysinit.target → local-fs.target → a.service: each starts after the next; take local-fs.target out of Before=, or write DefaultDependencies=no for a; until then a is left out"},
+			[]string{"a.service → sysinit.target → local-fs.target → a.service: each starts after the next; take local-fs.target out of Before=, or write DefaultDependencies=no and an empty After= and Requires= at the end of [Unit], for a to start that early; until then a is left out"},
 		},
 		"after the monitor":  {[]*service.Service{own("a", "After=gpuherd-monitor.service gpuherd.target"), setup}, nil, nil},
 		"before the monitor": {[]*service.Service{own("a", "Before=gpuherd-monitor.service gpuherd.target"), setup}, nil, nil},
@@ -106,7 +106,7 @@ func TestOrderingCycles(t *testing.T) {
 		"a drop-in to a shipped one": {
 			[]*service.Service{setup, shipped("worker", "gpu", "[Unit]\nBefore=shared-setup.service other.target")}, nil,
 			[]string{"/etc/gpuherd/services/worker.service.d/0.conf:2: Before=: ordering cycle worker@0.service → shared-setup.service → worker@0.service: each starts after the next; " +
-				"take shared-setup.service out of Before=, or end [Unit] of worker with an empty After= and Requires=, for it not to wait for shared-setup.service; until then it is ignored"},
+				"take shared-setup.service out of Before=, or write an empty After= and Requires= at the end of [Unit], for worker not to wait for it; until then it is ignored"},
 		},
 		"setup of one's own": {
 			[]*service.Service{own("a", ""), own(Setup, "After=a.service"), shipped("worker", "gpu")}, nil,
@@ -115,7 +115,7 @@ func TestOrderingCycles(t *testing.T) {
 		"all at once": {
 			[]*service.Service{own("a", "After=b.service"), own("b", "After=a.service"), own("c", "After=d.service"), own("d", "After=e.service"), own("e", "After=c.service d.service"), own("f", ""), setup},
 			[]string{"a", "b", "c", "d", "e"},
-			[]string{"b.service:2: After=: ordering cycle b.service → a.service → b.service", "e.service:2: After=: ordering cycle e.service → c.service → d.service → e.service", "e.service:2: After=: ordering cycle e.service → d.service → e.service"},
+			[]string{"b.service:2: After=: ordering cycle b.service → a.service → b.service", "e.service:2: After=: ordering cycle e.service → d.service → e.service", "e.service:2: After=: ordering cycle e.service → c.service → d.service → e.service"},
 		},
 	}
 	for name, tt := range tests {
