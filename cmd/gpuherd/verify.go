@@ -44,8 +44,7 @@ warning.`,
 			if err != nil {
 				return err
 			}
-			problems := slices.Concat(result.Problems, programs(root, result.Config), result.Clashes(root), generator.Strays(root)).Unique()
-			inOrder(problems)
+			problems := problemsOf(root, result)
 			if asJSON {
 				if err := a.printJSON(append(unitfile.Problems{}, problems...)); err != nil {
 					return err
@@ -68,8 +67,11 @@ warning.`,
 	return cmd
 }
 
-// inOrder puts the problems of one file together, in the order of its lines.
-func inOrder(problems unitfile.Problems) {
+// problemsOf returns all that is wrong below root: what the generator found,
+// and what it leaves to others. The problems of one file stand together, in the
+// order of its lines.
+func problemsOf(root string, r *generator.Result) unitfile.Problems {
+	problems := slices.Concat(r.Problems, programs(root, r.Config), r.Clashes(root), generator.Strays(root)).Unique()
 	first := map[string]int{}
 	for i, p := range problems {
 		if _, ok := first[p.File]; !ok {
@@ -79,6 +81,7 @@ func inOrder(problems unitfile.Problems) {
 	slices.SortStableFunc(problems, func(a, b *unitfile.Problem) int {
 		return cmp.Or(cmp.Compare(first[a.File], first[b.File]), cmp.Compare(a.Line, b.Line))
 	})
+	return problems
 }
 
 // programs returns what only the programs that the generator starts would

@@ -242,3 +242,36 @@ func TestManyCycles(t *testing.T) {
 		t.Errorf("%d units and problems %v", len(p.Workers), p.Problems)
 	}
 }
+
+// Whatever the files say, what is written has no cycle, and what gpuherd ships
+// is written.
+func FuzzOrdering(f *testing.F) {
+	f.Add("After=b.service", "After=c@%i.service a.service", "Before=shared-setup.service b@.service")
+	f.Add("Before=%p.service a@1.service\nAfter=a@0.service", "After=\nAfter=%N", "Before=sysinit.target gpuherd.target\nDefaultDependencies=no\nAfter=gpuherd-monitor.service")
+	f.Add("After=c@0.service\nBefore=c@1.service", "Before=c.service %j@%i.service\nAfter=", "After=%%i.service c@1.service\nRequires=")
+	f.Fuzz(func(t *testing.T, a, b, c string) {
+		in := Input{Config: config.Default(), GPUs: gpu.Simulated(2), Systemd: 252}
+		for _, s := range []struct{ path, per, unit string }{
+			{"/etc/gpuherd/services/a.service", "gpu", a}, {"/etc/gpuherd/services/b.service", "host", b},
+			{"/etc/gpuherd/services/shared-setup.service", "host", b}, {"/usr/lib/gpuherd/services/c.service", "gpu", c},
+		} {
+			name := strings.TrimSuffix(s.path[strings.LastIndexByte(s.path, '/')+1:], ".service")
+			base, _ := unitfile.Parse(s.path, []byte("[X-GPU]\nPer="+s.per+"\n[Service]\nExecStart=/bin/true\n"))
+			more, _ := unitfile.Parse("/etc/gpuherd/services/"+name+".service.d/x.conf", []byte("[Unit]\n"+s.unit))
+			service, _ := service.Parse(name, s.path, base, more)
+			if service.Broken || service.Per != s.per || !service.Enabled || service.Instances > 4 || len(service.Models) > 0 || service.MinMemory > 0 {
+				t.Skip() // it says more than an order
+			}
+			in.Services = append(in.Services, service)
+		}
+		p := Make(in)
+		if cycle := cyclesIn(t, p); cycle != "" {
+			t.Errorf("what is written has a cycle: %s", cycle)
+		}
+		for _, name := range []string{"shared-setup", "c"} {
+			if !slices.ContainsFunc(p.Workers, func(w Worker) bool { return w.Service == name }) {
+				t.Errorf("%s is left out: %v", name, p.Problems)
+			}
+		}
+	})
+}
