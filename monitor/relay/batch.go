@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -30,20 +32,22 @@ type heartbeat struct {
 	Uptime  float64 `json:"uptime"` // of the host, seconds
 }
 
-// flush writes all that waits. beat asks for a heartbeat, which goes along
-// with the first batch.
-func (r *Relay) flush(ctx context.Context, beat bool) error {
-	beat = beat && r.cfg.Alive()
+// flush writes all that waits. due asks for a heartbeat, which goes along with
+// the first batch. Where nothing proves life, a batch without one still finds
+// out whether Redis takes what is written, and has what it confirmed.
+func (r *Relay) flush(ctx context.Context, due bool) error {
 	for {
 		if r.flight == nil {
 			if r.snapshot != "" && r.source.Synced() && r.drained() {
 				reason := r.snapshot
 				r.snapshot = ""
 				r.source.Snapshot(reason)
-				beat = r.cfg.Alive()
+				// Not all hosts of a fleet at once.
+				r.reassert.Reset(r.cfg.Reassert*3/4 + rand.N(r.cfg.Reassert/2+1))
+				due = true
 			}
 			ops, events := r.take()
-			if len(ops) == 0 && !beat {
+			if len(ops) == 0 && !due {
 				return nil
 			}
 			r.flight = r.assemble(ops)
@@ -53,7 +57,7 @@ func (r *Relay) flush(ctx context.Context, beat bool) error {
 			}
 		}
 		var extra []any
-		if beat {
+		if due && r.cfg.Alive() {
 			extra = r.heartbeat()
 		}
 		if err := r.send(ctx, extra); err != nil {
@@ -64,7 +68,7 @@ func (r *Relay) flush(ctx context.Context, beat bool) error {
 				return err
 			}
 		}
-		beat = false
+		due = false
 	}
 }
 
@@ -140,7 +144,7 @@ func (r *Relay) send(ctx context.Context, extra []any) error {
 	began := time.Now()
 	answer, err := batchScript.Run(ctx, r.client, r.keys, args...).StringSlice()
 	if err != nil {
-		return fmt.Errorf("cannot write to Redis: %w", err)
+		return r.diagnose(fmt.Errorf("cannot write to Redis: %w", err))
 	}
 	if r.cfg.Observe != nil {
 		r.cfg.Observe(time.Since(began).Seconds())
@@ -166,13 +170,16 @@ func (r *Relay) recover(answer []string) error {
 	if len(answer) > 1 {
 		has, _ = strconv.ParseUint(answer[1], 10, 64)
 	}
+	// What was in flight may be there, and the record of it lost.
+	flight := slices.DeleteFunc(r.flight.events, func(e state.Event) bool { return e.Seq <= has })
+	r.acked = max(r.acked, has)
 	r.mu.Lock()
-	r.pending.requeue(r.flight.events, has, r.acked, time.Now().UnixMicro())
+	r.pending.requeue(flight, has, r.acked, time.Now().UnixMicro())
 	r.mu.Unlock()
 	r.flight = nil
 	r.claimed = false
 	r.snapshot = gapLost
-	return fmt.Errorf("redis lost %d events that it had confirmed", r.acked-min(has, r.acked))
+	return fmt.Errorf("%w: %d events", errLost, r.acked-has)
 }
 
 // heartbeat returns the operation that sets the heartbeat.
@@ -189,11 +196,11 @@ func (r *Relay) heartbeat() []any {
 func (r *Relay) enlist(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := r.client.ZAddArgs(ctx, r.cfg.Prefix+":hosts", redis.ZAddArgs{
+	err := r.client.ZAddArgs(ctx, r.hosts, redis.ZAddArgs{
 		GT: true, Members: []redis.Z{{Score: float64(time.Now().UnixMilli()), Member: r.cfg.Host}},
 	}).Err()
 	if err != nil {
-		return fmt.Errorf("cannot write to Redis: %w", err)
+		return r.diagnose(fmt.Errorf("cannot write to Redis: %w", err))
 	}
 	return nil
 }

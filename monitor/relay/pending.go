@@ -79,7 +79,13 @@ func extent(e state.Event) state.GapEvent {
 // Reasons of a gap.
 const (
 	gapOverflow = "overflow"
-	gapLost     = "redis-lost-writes"
+	gapLost     = "redis-lost-writes" // of the snapshot that follows, too
+)
+
+// Reasons of a snapshot.
+const (
+	snapshotConnected = "connected"
+	snapshotPeriodic  = "periodic"
 )
 
 // requeue puts events back in front, behind a gap for those before them that

@@ -50,7 +50,8 @@ return {'ok', n}
 // besides, should a script fail half-way.
 //
 // Answers {"ok"}, {"done"} (applied before), {"fenced", epoch, boot_id}, or
-// {"lost", seq}: the server does not have what it once confirmed.
+// {"lost", seq}: the server does not have what it once confirmed, and seq is
+// that of our last event in the stream.
 var batchScript = redis.NewScript(`
 local f = redis.call('HMGET', KEYS[1], 'epoch', 'boot_id', 'batch', 'seq')
 local epoch, batch = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -58,10 +59,16 @@ local theirs = tonumber(f[1] or '0')
 if theirs > epoch or (theirs == epoch and f[2] ~= ARGV[1]) then
   return {'fenced', f[1], f[2] or ''}
 end
-if theirs < epoch then return {'lost', '0'} end
 local applied, seq = tonumber(f[3] or '0'), tonumber(f[4] or '0')
-if applied >= batch then return {'done'} end
-if applied < batch - 1 then return {'lost', f[4] or '0'} end
+if theirs == epoch and applied >= batch then return {'done'} end
+if theirs < epoch or applied < batch - 1 or (seq > 0 and redis.call('EXISTS', KEYS[4]) == 0) then
+  local last, has = redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1], {}
+  if last then
+    for i = 1, #last[2], 2 do has[last[2][i]] = last[2][i+1] end
+  end
+  if has.boot_id == ARGV[1] and has.epoch == ARGV[2] then return {'lost', has.seq} end
+  return {'lost', '0'}
+end
 local i, n = 6, #ARGV
 while i <= n do
   local op = ARGV[i]
