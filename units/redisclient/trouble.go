@@ -93,9 +93,23 @@ var codes = map[string]string{
 	"MASTERDOWN": ReadOnly, "NOREPLICAS": ReadOnly,
 }
 
-// Redis 6.2 wraps what went wrong within a script: "ERR Error running script
-// (call to f_…): @user_script:16: WRONGTYPE Operation …".
-var inScript = regexp.MustCompile(`@user_script: ?[0-9]+: -?([A-Z]+) `)
+// inScript finds the error in what Redis 6.2 makes of one within a script: "ERR
+// Error running script (call to f_…): @user_script:16: WRONGTYPE Operation …".
+var inScript = regexp.MustCompile(`^ERR .*@user_script: ?[0-9]+: -?([A-Z]+) `)
+
+// Code returns what the error that a server answered begins with, "WRONGTYPE",
+// also where it came about within a script. It is empty for any other error.
+func Code(err error) string {
+	var told redis.Error
+	if !errors.As(err, &told) {
+		return ""
+	}
+	if m := inScript.FindStringSubmatch(told.Error()); m != nil {
+		return m[1]
+	}
+	code, _, _ := strings.Cut(told.Error(), " ")
+	return code
+}
 
 func reason(err error) string {
 	if strings.Contains(err.Error(), "all sentinels specified") {
@@ -103,7 +117,7 @@ func reason(err error) string {
 	}
 	var told redis.Error
 	if errors.As(err, &told) {
-		return answered(told.Error())
+		return answered(err, told.Error())
 	}
 	var (
 		verify *tls.CertificateVerificationError
@@ -124,20 +138,14 @@ func reason(err error) string {
 }
 
 // answered reads the error that a server sent.
-func answered(text string) string {
-	code, rest, _ := strings.Cut(text, " ")
-	if reason, ok := codes[code]; ok {
+func answered(err error, text string) string {
+	if reason, ok := codes[Code(err)]; ok {
 		return reason
-	}
-	if m := inScript.FindStringSubmatch(text); m != nil {
-		if reason, ok := codes[m[1]]; ok {
-			return reason
-		}
 	}
 	switch {
 	case strings.Contains(text, "user executing the script can't"), strings.Contains(text, "ACL failure in script"):
 		return Forbidden
-	case strings.Contains(rest, "AUTH"): // a password for a server without
+	case strings.HasPrefix(text, "ERR AUTH"): // a password for a server without
 		return Unauthorised
 	}
 	return Refused

@@ -3,6 +3,7 @@ package redistest
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -102,11 +103,28 @@ func ACL(tb testing.TB, rights string) *Deployment {
 	tb.Helper()
 	dir := tb.TempDir()
 	// The socket's user stays as it is, for the admin.
-	write(tb, dir, "users", []byte("user default on nopass ~* &* +@all\nuser gpuherd on >secret "+rights+"\n"))
+	write(tb, dir, "users", []byte("user default on nopass ~* &* +@all\nuser gpuherd on >secret resetkeys resetchannels "+rights+"\n"))
 	srv := startPort(tb, "--port", "--aclfile", filepath.Join(dir, "users"))
 	d := alone("redis://gpuherd@"+srv.Addr(), srv)
 	d.Credentials = Credentials(tb, map[string][]byte{redisclient.CredentialPassword: []byte("secret\n")})
 	return d
+}
+
+// DocumentedRights returns what the ACL SETUSER line of a manual page gives its
+// user, so that tests run with just that.
+func DocumentedRights(tb testing.TB, page string) string {
+	tb.Helper()
+	data, err := os.ReadFile(page)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	text := strings.NewReplacer("\\\n", " ", `\-`, "-", `\&`, "").Replace(string(data))
+	_, rights, ok := strings.Cut(text, "ACL SETUSER gpuherd on >PASSWORD ")
+	if !ok {
+		tb.Fatalf("%s has no line ACL SETUSER", page)
+	}
+	rights, _, _ = strings.Cut(rights, "\n.")
+	return strings.Join(strings.Fields(rights), " ")
 }
 
 // Credentials writes a folder as systemd lays one down for a service.

@@ -35,7 +35,7 @@ func StartSentinel(tb testing.TB) *Sentinel {
 	for i := range 3 {
 		args := []string{"--repl-diskless-sync-delay", "0"}
 		if i > 0 {
-			args = append(args, "--replicaof", "127.0.0.1 "+strconv.Itoa(s.Servers[0].Port))
+			args = append(args, "--replicaof", "127.0.0.1", strconv.Itoa(s.Servers[0].Port))
 		}
 		s.Servers = append(s.Servers, startPort(tb, "--port", args...))
 	}
