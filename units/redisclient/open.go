@@ -73,8 +73,9 @@ func WithPoolSize(n int) Option { return func(s *settings) { s.poolSize = n } }
 // and gpuherd.redis-key (PEM) are shown to a server that asks its clients for a
 // certificate. No error of Open holds a password or a key.
 //
-// Commands are never repeated behind the caller's back, since a write that
-// timed out may have been done: the caller does it, with a Backoff.
+// Commands are not repeated behind the caller's back, since a write that timed
+// out may have been done: the caller does it, with a Backoff. Only a Cluster's
+// client repeats one, up to three times, as it follows a slot to its node.
 func Open(cfg config.Redis, credentials string, opts ...Option) (redis.UniversalClient, error) {
 	set := settings{poolSize: poolSize}
 	for _, opt := range opts {
@@ -123,7 +124,9 @@ func Open(cfg config.Redis, credentials string, opts ...Option) (redis.Universal
 			o.Password = given.password
 		}
 		cluster(o, set)
-		return redis.NewClusterClient(o), nil
+		c := redis.NewClusterClient(o)
+		c.AddHook(reload{c})
+		return c, nil
 	default:
 		o, err := redis.ParseURL(raw)
 		if err != nil {
