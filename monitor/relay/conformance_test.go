@@ -295,6 +295,11 @@ func (m *monitor) more(n uint64) {
 // every event once and in order, or told by a gap.
 func (m *monitor) converged(c redis.UniversalClient) {
 	m.t.Helper()
+	m.t.Cleanup(func() {
+		if m.t.Failed() {
+			m.t.Logf("herd at %d, relay %+v, %v", m.herd.Seq(), m.relay.Stats(), m.relay.Ready())
+		}
+	})
 	eventually(m.t, "the state in Redis is that of the herd", func() bool {
 		s := m.relay.Stats()
 		if !s.Connected || s.Pending > 0 {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"sync/atomic"
 	"testing"
 
@@ -115,5 +116,49 @@ func TestClusterUnderLoad(t *testing.T) {
 			empty(t, c.Admin(t))
 			underLoad(t, &c.Deployment, change)
 		})
+	}
+}
+
+// A server that was primary before and becomes it again has applied batches of
+// numbers that are in use anew, unless numbers never come again.
+func TestBackToAnOlderServer(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	older, newer := redistest.Start(t), redistest.Start(t)
+	m := newMonitor(t, older, bootA, 1)
+	m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1)}, "connected")
+	write := func() {
+		t.Helper()
+		if !m.relay.claimed {
+			if err := m.relay.claim(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := m.relay.flush(ctx, true)
+		if errors.Is(err, errLost) {
+			if err = m.relay.claim(ctx); err == nil {
+				err = m.relay.flush(ctx, true)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	crashes := 0
+	for _, turn := range []struct {
+		srv     *redistest.Server
+		batches int
+	}{{older, 10}, {newer, 3}, {older, 3}, {newer, 5}} {
+		m.relay.client = turn.srv.Client(t)
+		for range turn.batches {
+			crashes++
+			m.crash("w@0.service", crashes)
+			write()
+		}
+		c := turn.srv.Client(t)
+		if u := units(t, c)["w@0.service"]; u.Restarts != uint64(crashes) {
+			t.Fatalf("after %d crashes the unit is %+v", crashes, u)
+		}
+		inOrder(t, events(t, c))
 	}
 }

@@ -125,7 +125,7 @@ type Relay struct {
 
 	// What follows belongs to Run's goroutine.
 	claimed  bool   // Redis has had our claim in this process
-	batch    uint64 // number of the last batch made
+	batch    uint64 // number of the last batch made, never made again
 	flight   *batch // sent, not confirmed
 	acked    uint64 // seq of the last event confirmed
 	snapshot string // reason of a snapshot that is due
@@ -161,6 +161,8 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 		problem: errors.New("not connected to Redis yet"),
 		errors:  noFailures(),
 		told:    map[string]bool{},
+
+		reassert: time.NewTimer(cfg.Reassert),
 	}
 }
 
@@ -210,7 +212,6 @@ func (r *Relay) Run(ctx context.Context) error {
 	back := redisclient.Backoff{}
 	r.beat = time.NewTicker(heartbeatEvery)
 	defer r.beat.Stop()
-	r.reassert = time.NewTimer(r.cfg.Reassert)
 	defer r.reassert.Stop()
 	for {
 		err := r.serve(ctx, &back)
@@ -318,7 +319,7 @@ func (r *Relay) claim(ctx context.Context) error {
 	r.mu.Lock()
 	epoch := r.epoch
 	r.mu.Unlock()
-	answer, err := claimScript.Run(ctx, r.client, r.keys[:1], r.cfg.BootID, epoch, r.started, again).StringSlice()
+	answer, err := claimScript.Run(ctx, r.client, r.keys[:1], r.cfg.BootID, epoch, r.started, again, r.batch).StringSlice()
 	if err != nil {
 		return r.diagnose(fmt.Errorf("cannot claim %s: %w", r.keys[0], err))
 	}
@@ -337,7 +338,6 @@ func (r *Relay) claim(ctx context.Context) error {
 		}
 	}
 	r.claimed = true
-	r.batch = 0
 	if raised := r.source.Seed(seeds); len(raised) > 0 {
 		r.mu.Lock()
 		r.pending.raise(raised)

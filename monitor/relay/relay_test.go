@@ -57,7 +57,13 @@ func newMonitor(t *testing.T, srv place, boot string, epoch uint64, change ...fu
 	for _, f := range change {
 		f(&cfg)
 	}
-	m.relay = New(srv.Client(t), slog.New(slog.DiscardHandler), cfg)
+	log := &journal{}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the monitor of epoch %d said:\n%s", epoch, strings.Join(log.lines(), "\n"))
+		}
+	})
+	m.relay = New(srv.Client(t), slog.New(slog.NewTextHandler(log, nil)), cfg)
 	m.herd = state.NewHerd(m.relay.Push, time.Now)
 	m.relay.From(m.herd)
 	return m

@@ -5,10 +5,13 @@ import "github.com/redis/go-redis/v9"
 // claimScript makes a monitor the writer of its host.
 //
 //	KEYS[1] fence
-//	ARGV    boot_id, epoch, started (unix µs), 1 where a claim was made before
+//	ARGV    boot_id, epoch, started (unix µs), 1 where a claim was made before,
+//	        number of the last batch made
 //
 // The fence is a hash: boot_id, epoch, started of the writer, and batch and
-// seq as last applied. A higher epoch wins. Where the fence has this epoch or
+// seq as last applied. Batches are counted on over a new claim: a server that
+// was primary before, and becomes it again, must not take a new batch for one
+// that it has applied. A higher epoch wins. Where the fence has this epoch or
 // a higher one, the epochs do not tell who is newer (the folder that keeps them
 // was lost, or two machines have one name): then who started later wins, with
 // an epoch above both.
@@ -29,7 +32,7 @@ if f[1] then
 end
 local n = string.format('%.0f', epoch)
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'boot_id', ARGV[1], 'epoch', n, 'started', ARGV[3], 'batch', '0', 'seq', '0')
+redis.call('HSET', KEYS[1], 'boot_id', ARGV[1], 'epoch', n, 'started', ARGV[3], 'batch', ARGV[5], 'seq', '0')
 return {'ok', n}
 `)
 
@@ -44,7 +47,7 @@ return {'ok', n}
 //	     P message                          publish only
 //	     H json ms       O                  set, drop the heartbeat
 //
-// Batches are numbered from 1 without a gap. One that was applied is not
+// Batches are numbered without a gap from what the claim said. One that was applied is not
 // applied again, so a batch whose answer was lost can be sent again, and one
 // that was late in the network does nothing. Events are guarded by their seq
 // besides, should a script fail half-way.
@@ -68,6 +71,12 @@ if theirs < epoch or applied < batch - 1 or (seq > 0 and redis.call('EXISTS', KE
   end
   if has.boot_id == ARGV[1] and has.epoch == ARGV[2] then return {'lost', has.seq} end
   return {'lost', '0'}
+end
+-- What is somebody else's is not for us to delete.
+local function forget(key)
+  local is = redis.call('TYPE', key).ok
+  if is ~= 'hash' and is ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key) end
+  redis.call('DEL', key)
 end
 local i, n = 6, #ARGV
 while i <= n do
@@ -93,10 +102,12 @@ while i <= n do
     redis.call('HSET', KEYS[3], ARGV[i+1], ARGV[i+2])
     i = i + 3
   elseif op == 'C' then
-    redis.call('DEL', KEYS[3])
+    local wrong = forget(KEYS[3])
+    if wrong then return wrong end
     i = i + 1
   elseif op == 'R' then
-    redis.call('DEL', KEYS[2], KEYS[3])
+    local wrong = forget(KEYS[2]) or forget(KEYS[3])
+    if wrong then return wrong end
     i = i + 1
   elseif op == 'H' then
     redis.call('SET', KEYS[5], ARGV[i+1], 'PX', ARGV[i+2])

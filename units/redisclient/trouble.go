@@ -39,6 +39,7 @@ var Reasons = []string{
 
 // mends says what to do, or why it passes. What is not in it speaks for itself.
 var mends = map[string]string{
+	Timeout:      "it gives no answer: it hangs, a firewall is between, or it does not speak the TLS of rediss://",
 	Certificate:  "check rediss:// in [Redis] URL= and the credentials " + CredentialCA + ", " + CredentialCert + " and " + CredentialKey,
 	Unauthorised: "check the user in [Redis] URL= and the credential " + CredentialPassword,
 	Forbidden:    "its user lacks a right of those in gpuherd-monitor(8), REDIS USER",
@@ -58,13 +59,17 @@ type Trouble struct {
 	Err    error  // as go-redis gave it
 }
 
+// whichScript is what Redis adds to an error to say where in a script it came
+// about, before 7.0 and since.
+var whichScript = regexp.MustCompile(`ERR Error running script \(call to f_[0-9a-f]+\): @user_script: ?[0-9]+: |\.? script: [0-9a-f]+, on @user_script:[0-9]+\.?`)
+
 // Error tells what happened and what to do, in one line.
 func (t *Trouble) Error() string {
-	text := strings.ReplaceAll(t.Err.Error(), "\n", "; ")
+	text := strings.ReplaceAll(whichScript.ReplaceAllString(t.Err.Error(), ""), "\n", "; ")
 	if t.Mend == "" {
 		return text
 	}
-	return strings.TrimRight(text, ".") + "; " + t.Mend
+	return strings.TrimRight(text, ". ") + "; " + t.Mend
 }
 
 // Unwrap returns Err.

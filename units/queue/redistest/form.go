@@ -63,11 +63,13 @@ func alone(url string, srv *Server) *Deployment {
 	return &Deployment{URL: url, Servers: []*Server{srv}, admin: srv.URL(), primary: func(string) *Server { return srv }}
 }
 
+// Alone is a server that was started already, reached by its socket.
+func Alone(srv *Server) *Deployment { return alone(srv.URL(), srv) }
+
 // Unix is one server, reached by its socket.
 func Unix(tb testing.TB) *Deployment {
 	tb.Helper()
-	srv := Start(tb)
-	return alone(srv.URL(), srv)
+	return Alone(Start(tb))
 }
 
 // TCP is one server, reached by its port.

@@ -20,6 +20,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -134,8 +135,9 @@ func (s *Server) Restart() {
 	}
 }
 
-// Launch is Restart that does not wait for an answer.
-func (s *Server) Launch() {
+// Launch is Restart that does not wait for an answer. more comes last on the
+// command line, this time.
+func (s *Server) Launch(more ...string) {
 	s.tb.Helper()
 	s.Kill()
 	found, err := program()
@@ -154,7 +156,7 @@ func (s *Server) Launch() {
 			args = append(args, "--enable-debug-command", "local")
 		}
 	}
-	if s.process, err = launch(s.log(), append(args, s.args...)...); err != nil {
+	if s.process, err = launch(s.log(), slices.Concat(args, s.args, more)...); err != nil {
 		s.tb.Fatal(err)
 	}
 }
