@@ -32,10 +32,10 @@ type heartbeat struct {
 	Uptime  float64 `json:"uptime"` // of the host, seconds
 }
 
-// flush writes all that waits. due asks for a heartbeat, which goes along with
-// the first batch. Where nothing proves life, a batch without one still finds
-// out whether Redis takes what is written, and has what it confirmed.
-func (r *Relay) flush(ctx context.Context, due bool) error {
+// flush writes all that waits. beat asks for a heartbeat, which goes along
+// with the first batch. Where nothing proves life, a batch without one still
+// finds out whether Redis takes what is written, and has what it confirmed.
+func (r *Relay) flush(ctx context.Context, beat bool) error {
 	for {
 		if r.flight == nil {
 			if r.snapshot != "" && r.source.Synced() && r.drained() {
@@ -44,10 +44,10 @@ func (r *Relay) flush(ctx context.Context, due bool) error {
 				r.source.Snapshot(reason)
 				// Not all hosts of a fleet at once.
 				r.reassert.Reset(r.cfg.Reassert*3/4 + rand.N(r.cfg.Reassert/2+1))
-				due = true
+				beat = true
 			}
 			ops, events := r.take()
-			if len(ops) == 0 && !due {
+			if len(ops) == 0 && !beat {
 				return nil
 			}
 			r.flight = r.assemble(ops)
@@ -57,7 +57,7 @@ func (r *Relay) flush(ctx context.Context, due bool) error {
 			}
 		}
 		var extra []any
-		if due && r.cfg.Alive() {
+		if beat && r.cfg.Alive() {
 			extra = r.heartbeat()
 		}
 		if err := r.send(ctx, extra); err != nil {
@@ -68,7 +68,7 @@ func (r *Relay) flush(ctx context.Context, due bool) error {
 				return err
 			}
 		}
-		due = false
+		beat = false
 	}
 }
 

@@ -91,6 +91,7 @@ type Config struct {
 // Stats counts what a Relay did since it was made.
 type Stats struct {
 	Connected bool
+	Reason    string // why not, as Errors has it; "" before the first try
 	Fenced    bool
 	Epoch     uint64
 	Pending   int    // events waiting
@@ -117,6 +118,7 @@ type Relay struct {
 	pending pending
 	epoch   uint64
 	problem error // why Redis cannot be written now; nil: it can
+	reason  string
 	fenced  bool
 	errors  map[string]uint64 // failed calls, by reason
 	told    map[string]bool   // troubles that the log has heard of since Redis last took a write
@@ -131,6 +133,7 @@ type Relay struct {
 	snapshot string // reason of a snapshot that is due
 	online   bool   // the host event was made
 
+	every    time.Duration // between heartbeats
 	beat     *time.Ticker
 	reassert *time.Timer
 }
@@ -162,6 +165,7 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 		errors:  noFailures(),
 		told:    map[string]bool{},
 
+		every:    heartbeatEvery,
 		reassert: time.NewTimer(cfg.Reassert),
 	}
 }
@@ -199,7 +203,7 @@ func (r *Relay) Stats() Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return Stats{
-		Connected: r.problem == nil, Fenced: r.fenced, Epoch: r.epoch,
+		Connected: r.problem == nil, Reason: r.reason, Fenced: r.fenced, Epoch: r.epoch,
 		Pending: r.pending.len(), Dropped: r.pending.dropped,
 		Written: r.written.Load(), Batches: r.batches.Load(), Errors: maps.Clone(r.errors),
 	}
@@ -210,7 +214,7 @@ func (r *Relay) Stats() Stats {
 // ErrFenced: started again, with the next epoch, this one is the newer.
 func (r *Relay) Run(ctx context.Context) error {
 	back := redisclient.Backoff{}
-	r.beat = time.NewTicker(heartbeatEvery)
+	r.beat = time.NewTicker(r.every)
 	defer r.beat.Stop()
 	defer r.reassert.Stop()
 	for {
@@ -245,7 +249,7 @@ func (r *Relay) failed(err error) {
 		trouble += " " + t.Mend // it may name a key
 	}
 	r.mu.Lock()
-	r.problem = err
+	r.problem, r.reason = err, reason
 	if r.fenced = reason == reasonFenced; r.fenced {
 		r.problem = fmt.Errorf("%w; this one ends %v after it noticed", err, r.cfg.FencedFor)
 	}
@@ -281,7 +285,7 @@ func (r *Relay) serve(ctx context.Context, back *redisclient.Backoff) error {
 		back.Reset()
 		r.mu.Lock()
 		first := r.problem != nil
-		r.problem = nil
+		r.problem, r.reason = nil, ""
 		clear(r.told)
 		r.mu.Unlock()
 		if first {
@@ -399,7 +403,13 @@ func (r *Relay) goodbye() {
 	defer cancel()
 	r.source.Host(state.HostEvent{Event: "offline", Version: r.cfg.Version})
 	r.snapshot = ""
-	if err := r.flush(ctx, false); err != nil {
+	err := r.flush(ctx, false)
+	if errors.Is(err, errLost) {
+		if err = r.claim(ctx); err == nil {
+			err = r.flush(ctx, false)
+		}
+	}
+	if err != nil {
 		r.log.Warn("cannot tell Redis that this monitor ends", "error", err)
 		return
 	}

@@ -502,6 +502,80 @@ func TestResyncedAfterTheMonitor(t *testing.T) {
 	}
 }
 
+// The heartbeat stops with the view of the herd, not with the process, and
+// comes back with it. Redis is written to all the same.
+func TestHeartbeatNeedsProgress(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	m := newMonitor(t, srv, bootA, 1)
+	m.relay.every = 5 * time.Millisecond
+	m.herd.Sync(nil, "connected")
+	const key = "gpuherd:{box}:heartbeat"
+	beats := func() bool { return c.Exists(t.Context(), key).Val() == 1 }
+	m.run()
+	eventually(t, "the heart beats", beats)
+	m.alive.Store(false)
+	more := func() {
+		t.Helper()
+		n := m.relay.Stats().Batches
+		eventually(t, "it writes on", func() bool { return m.relay.Stats().Batches > n+3 })
+	}
+	more() // one may be on its way
+	c.Del(t.Context(), key)
+	more()
+	if beats() {
+		t.Error("the heart beats though nothing proves life")
+	}
+	if err := m.relay.Ready(); err != nil {
+		t.Errorf("Redis takes what is written, but Ready says %v", err)
+	}
+	m.alive.Store(true)
+	eventually(t, "the heart beats again", beats)
+}
+
+// Also one that finds Redis empty at its end says that it goes.
+func TestOfflineIsToldToAnEmptyRedis(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t)
+	c := srv.Client(t)
+	m := newMonitor(t, srv, bootA, 1)
+	m.herd.Sync(nil, "connected")
+	m.run()
+	m.drained()
+	empty(t, c)
+	m.stop()
+	all := events(t, c)
+	inOrder(t, all)
+	offline := slices.ContainsFunc(all, func(e entry) bool { return e.What == "offline" })
+	if all[0].Type != state.TypeGap || !offline || c.Exists(t.Context(), "gpuherd:{box}:heartbeat").Val() != 0 {
+		t.Errorf("the last words are %+v", all)
+	}
+}
+
+// The stream is a ring: the newest events stay, in order.
+func TestRing(t *testing.T) {
+	t.Parallel()
+	srv := redistest.Start(t, "--appendonly", "no")
+	c := srv.Client(t)
+	m := newMonitor(t, srv, bootA, 1, func(c *Config) { c.Capacity = 3 * streamLength })
+	m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1)}, "connected")
+	m.run()
+	for n := range streamLength {
+		m.crash("w@0.service", n+1)
+	}
+	m.drained()
+	all := events(t, c)
+	inOrder(t, all)
+	// Redis drops whole nodes of its tree, of 100 entries unless it is told else.
+	if n := len(all); n < streamLength || n > streamLength+200 {
+		t.Errorf("the stream has %d entries", n)
+	}
+	if all[len(all)-1].Seq != m.herd.Seq() || m.relay.Stats().Dropped != 0 {
+		t.Errorf("it ends with %+v, the herd with %d; %+v", all[len(all)-1], m.herd.Seq(), m.relay.Stats())
+	}
+}
+
 func TestEpochFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
