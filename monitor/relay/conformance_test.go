@@ -51,6 +51,33 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// The documented user can do what the programs do, and nothing in that is newer
+// than Redis 6.2.
+func TestCommandsAreOld(t *testing.T) {
+	t.Parallel()
+	c := redistest.Start(t).Client(t)
+	if c.Do(t.Context(), "command", "docs", "ping").Err() != nil {
+		return // this one is older than the question
+	}
+	for right := range strings.FieldsSeq(redistest.DocumentedRights(t, manual)) {
+		name, ok := strings.CutPrefix(right, "+")
+		if !ok {
+			continue
+		}
+		docs, err := c.Do(t.Context(), "command", "docs", name).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		since := ""
+		for _, doc := range docs.(map[any]any) {
+			since, _ = doc.(map[any]any)["since"].(string)
+		}
+		if since == "" || since > "6.2.0" { // all of one digit
+			t.Errorf("%s is there since %q", name, since)
+		}
+	}
+}
+
 // empty removes everything, as a restart without a disk would.
 func empty(t *testing.T, c redis.UniversalClient) {
 	t.Helper()
