@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"time"
 
@@ -170,16 +169,15 @@ func (r *Relay) recover(answer []string) error {
 	if len(answer) > 1 {
 		has, _ = strconv.ParseUint(answer[1], 10, 64)
 	}
-	// What was in flight may be there, and the record of it lost.
-	flight := slices.DeleteFunc(r.flight.events, func(e state.Event) bool { return e.Seq <= has })
-	r.acked = max(r.acked, has)
 	r.mu.Lock()
-	r.pending.requeue(flight, has, r.acked, time.Now().UnixMicro())
+	r.pending.requeue(r.flight.events, has, r.acked, time.Now().UnixMicro())
 	r.mu.Unlock()
+	lost := r.acked - min(has, r.acked)
+	r.acked = max(r.acked, has) // what was in flight may be there
 	r.flight = nil
 	r.claimed = false
 	r.snapshot = gapLost
-	return fmt.Errorf("%w: %d events", errLost, r.acked-has)
+	return fmt.Errorf("%w: %d events", errLost, lost)
 }
 
 // heartbeat returns the operation that sets the heartbeat.
