@@ -9,9 +9,9 @@ FUZZTIME  ?= 60s
 BIN       := bin
 TREE      := $(BIN)/tree
 TOOLS     := $(BIN)/tools
-# The monitor will need cgo once it watches GPUs through NVML.
-STATIC    := gpuherd gpuherd-generator gpuherd-monitor redis-worker
-CGO       := gpuherd-setup
+# NVML is C.
+STATIC    := gpuherd gpuherd-generator redis-worker
+CGO       := gpuherd-setup gpuherd-monitor
 LDFLAGS   := -s -w -buildid= -X gpuherd/generator/version.version=$(VERSION)
 # go-nvml's symbols resolve when NVML is loaded, not when the program starts.
 CGOFLAGS  := -extldflags=-Wl,-z,lazy
@@ -84,10 +84,12 @@ install: build ## install into DESTDIR (default: this machine)
 	@install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd $(BIN)/gpuherd-monitor $(BIN)/gpuherd-setup $(BIN)/redis-worker
 	@install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd/jobs units/redisworker/jobs/echo
 	@install -D -m 0644 -t $(DESTDIR)/usr/lib/gpuherd/services units/services/*.service
-	@install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/gpuherd.target packaging/systemd/gpuherd.slice packaging/systemd/gpuherd-monitor.service
+	@install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/*
+	@install -D -m 0644 -t $(DESTDIR)/usr/lib/udev/rules.d packaging/udev/60-gpuherd.rules
 	@install -D -m 0644 packaging/sysusers/gpuherd.conf $(DESTDIR)/usr/lib/sysusers.d/gpuherd.conf
 	@install -D -m 0644 packaging/tmpfiles/gpuherd.conf $(DESTDIR)/usr/lib/tmpfiles.d/gpuherd.conf
 	@install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/usr/share/doc/gpuherd/gpuherd.conf
+	@install -D -m 0644 packaging/service-file.example $(DESTDIR)/usr/share/doc/gpuherd/example.service
 	@# The operator's own is never written over.
 	@[ -e $(DESTDIR)/etc/gpuherd/gpuherd.conf ] || install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/etc/gpuherd/gpuherd.conf
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man1 packaging/man/*.1

@@ -82,7 +82,10 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	to := newNotifier(log, func() string { return summary(herd, toRedis) })
 	watcher = bus.NewWatcher(log, herd, to.tick)
 	to.ready = watcher.Ready
-	metrics = web.NewMetrics(web.Sources{Version: version.String(), Units: herd.Units, Bus: watcher.Stats, Relay: toRedis.Stats})
+	gpus := &gpuhealth.Watch{Root: "/", Set: herd.SetGPUs, Log: log}
+	metrics = web.NewMetrics(web.Sources{
+		Version: version.String(), Units: herd.Units, GPUs: herd.GPUs, XIDs: gpus.XIDErrors, Bus: watcher.Stats, Relay: toRedis.Stats,
+	})
 
 	return &monitor{
 		units: herd.Units,
@@ -93,9 +96,9 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 			}
 		},
 		tasks: []task{
-			watcher, toRedis, to,
+			watcher, toRedis, to, gpus,
 			&resources.Sampler{Root: "/", Herd: herd, Log: log},
-			&gpuhealth.Inventory{Root: "/", Set: herd.SetGPUs, Log: log},
+			&gpuhealth.Hardware{Root: "/", Container: config.IsContainer("/", os.Environ()), Log: log},
 			&web.Server{
 				Listen: conf.Monitor.Listen, Alive: alive, Metrics: metrics.Handler(), Log: log,
 				Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
@@ -116,7 +119,7 @@ func summary(herd *state.Herd, to *relay.Relay) string {
 			failed++
 		}
 	}
-	line := fmt.Sprintf("%d units, %d active, %d failed; ", len(units), running, failed)
+	line := fmt.Sprintf("%d units, %d active, %d failed; ", len(units), running, failed) + gpuSummary(herd.GPUs())
 	s := to.Stats()
 	switch {
 	case s.Fenced:
@@ -125,6 +128,27 @@ func summary(herd *state.Herd, to *relay.Relay) string {
 		return line + "Redis is told"
 	}
 	return line + fmt.Sprintf("Redis is not told (%s), %d events wait", cmp.Or(s.Reason, "not asked yet"), s.Pending)
+}
+
+// gpuSummary says what is wrong with GPUs, or nothing.
+func gpuSummary(gpus []state.GPU) string {
+	unhealthy, unknown := 0, ""
+	for _, g := range gpus {
+		switch {
+		case g.Health == state.Unhealthy:
+			unhealthy++
+		case g.Health == state.HealthUnknown && len(g.Reasons) > 0:
+			unknown = g.Reasons[0]
+		}
+	}
+	line := ""
+	if unhealthy > 0 {
+		line += fmt.Sprintf("%d of %d GPUs unhealthy; ", unhealthy, len(gpus))
+	}
+	if unknown != "" {
+		line += "health of GPUs not known: " + unknown + "; "
+	}
+	return line
 }
 
 // uptime returns how long the host is up, suspension included.

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"gpuherd/monitor/bus"
+	"gpuherd/monitor/gpuhealth"
 	"gpuherd/monitor/relay"
 	"gpuherd/monitor/state"
 )
@@ -24,7 +25,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func sources() Sources {
-	gpu, memory, cpu := 0, uint64(1<<20), uint64(2.5e9)
+	gpu, celsius, percent, memory, cpu := 0, 41, 93, uint64(1<<20), uint64(2.5e9)
 	return Sources{
 		Version: "1.2.3",
 		Units: func() []state.Unit {
@@ -33,6 +34,16 @@ func sources() Sources {
 					Restarts: 3, MemoryBytes: &memory, MemoryPeakBytes: &memory, MemoryMaxBytes: &memory, CPUNS: &cpu},
 				{Name: "hello-world.service", Service: "hello-world", Active: "failed"},
 			}
+		},
+		GPUs: func() []state.GPU {
+			return []state.GPU{
+				{Index: 0, UUID: "GPU-a", Health: state.Healthy, Temperature: &celsius, Utilisation: &percent},
+				{Index: 1, UUID: "GPU-b", Health: state.Unhealthy, Temperature: &celsius},
+				{Index: 2, UUID: "GPU-c", Health: state.HealthUnknown},
+			}
+		},
+		XIDs: func() []gpuhealth.XIDErrors {
+			return []gpuhealth.XIDErrors{{GPU: 1, UUID: "GPU-b", XID: 31, Count: 12}, {GPU: 1, UUID: "GPU-b", XID: 79, Count: 1}}
 		},
 		Bus: func() bus.Stats {
 			return bus.Stats{Signals: 7, Resyncs: map[string]uint64{bus.ReasonConnected: 1, bus.ReasonReload: 2}}
@@ -66,6 +77,21 @@ gpuherd_unit_restarts_total{gpu="0",instance="0",service="redis-worker",unit="re
 # HELP gpuherd_unit_cpu_seconds_total CPU time that this invocation of the unit used.
 # TYPE gpuherd_unit_cpu_seconds_total counter
 gpuherd_unit_cpu_seconds_total{gpu="0",instance="0",service="redis-worker",unit="redis-worker@0.service"} 2.5
+# HELP gpuherd_gpu_healthy 1 while the GPU is healthy, 0 while it is unhealthy; absent while that is not known.
+# TYPE gpuherd_gpu_healthy gauge
+gpuherd_gpu_healthy{gpu="0",uuid="GPU-a"} 1
+gpuherd_gpu_healthy{gpu="1",uuid="GPU-b"} 0
+# HELP gpuherd_gpu_temperature_celsius Temperature of the GPU.
+# TYPE gpuherd_gpu_temperature_celsius gauge
+gpuherd_gpu_temperature_celsius{gpu="0",uuid="GPU-a"} 41
+gpuherd_gpu_temperature_celsius{gpu="1",uuid="GPU-b"} 41
+# HELP gpuherd_gpu_utilisation_ratio Part of the last moments, 0 to 1, in which something ran on the GPU.
+# TYPE gpuherd_gpu_utilisation_ratio gauge
+gpuherd_gpu_utilisation_ratio{gpu="0",uuid="GPU-a"} 0.93
+# HELP gpuherd_gpu_xid_errors_total XID errors of the GPU since the monitor started, those of applications included.
+# TYPE gpuherd_gpu_xid_errors_total counter
+gpuherd_gpu_xid_errors_total{gpu="1",uuid="GPU-b",xid="31"} 12
+gpuherd_gpu_xid_errors_total{gpu="1",uuid="GPU-b",xid="79"} 1
 # HELP gpuherd_bus_resyncs_total Readings of the whole herd, by reason.
 # TYPE gpuherd_bus_resyncs_total counter
 gpuherd_bus_resyncs_total{reason="connected"} 1
@@ -79,6 +105,7 @@ gpuherd_monitor_epoch 5
 `
 	err := testutil.GatherAndCompare(NewMetrics(sources()).Gatherer(), strings.NewReader(want),
 		"gpuherd_unit_failed", "gpuherd_unit_restarts_total", "gpuherd_unit_cpu_seconds_total",
+		"gpuherd_gpu_healthy", "gpuherd_gpu_temperature_celsius", "gpuherd_gpu_utilisation_ratio", "gpuherd_gpu_xid_errors_total",
 		"gpuherd_bus_resyncs_total", "gpuherd_redis_connected", "gpuherd_monitor_epoch")
 	if err != nil {
 		t.Error(err)
