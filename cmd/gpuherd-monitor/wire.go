@@ -42,7 +42,8 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	if err != nil {
 		return nil, err
 	}
-	client, err := redisclient.Open(conf.Redis, os.Getenv("CREDENTIALS_DIRECTORY"), redisclient.WithName("gpuherd-monitor"))
+	credentials := os.Getenv("CREDENTIALS_DIRECTORY")
+	client, err := redisclient.Open(conf.Redis, credentials, redisclient.WithName("gpuherd-monitor"))
 	if err != nil {
 		return nil, err
 	}
@@ -76,12 +77,21 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		Uptime:    uptime,
 		Observe:   func(seconds float64) { metrics.ObserveWrite(seconds) },
 	})
-	herd := state.NewHerd(toRedis.Push, time.Now)
+	feed := web.NewFeed()
+	// Redis comes first: it is what others wait for.
+	herd := state.NewHerd(state.Tee(toRedis.Push, feed.Push, func(d state.Delta) { metrics.Push(d) }), time.Now)
 	toRedis.From(herd)
+	sampler := &resources.Sampler{Root: "/", Herd: herd, Log: log}
 	to := newNotifier(log, func() string { return summary(herd, toRedis) })
 	watcher = bus.NewWatcher(log, herd, to.tick)
 	to.ready = watcher.Ready
-	metrics = web.NewMetrics(web.Sources{Version: version.String(), Units: herd.Units, Bus: watcher.Stats, Relay: toRedis.Stats})
+	metrics = web.NewMetrics(web.Sources{
+		Version: version.String(), Units: herd.Units, Bus: watcher.Stats, Relay: toRedis.Stats,
+		Samples: sampler.Samples, Feed: feed.Stats,
+	})
+	about := func() web.About {
+		return web.About{Host: host, Version: version.String(), BootID: bootID, Epoch: toRedis.Stats().Epoch, Uptime: uptime().Truncate(time.Millisecond).Seconds()}
+	}
 
 	return &monitor{
 		units: herd.Units,
@@ -93,11 +103,12 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		},
 		tasks: []task{
 			watcher, toRedis, to,
-			&resources.Sampler{Root: "/", Herd: herd, Log: log},
+			sampler,
 			&gpuhealth.Inventory{Root: "/", Set: herd.SetGPUs, Log: log},
 			&web.Server{
-				Listen: conf.Monitor.Listen, Alive: alive, Metrics: metrics.Handler(), Log: log,
+				Listen: conf.Monitor.Listen, Credentials: credentials, Alive: alive, Metrics: metrics.Handler(), Log: log,
 				Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
+				Feed:   feed, About: about, Samples: sampler.Samples,
 			},
 		},
 	}, nil
