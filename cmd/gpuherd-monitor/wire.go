@@ -14,6 +14,7 @@ import (
 	"gpuherd/generator/version"
 	"gpuherd/monitor/bus"
 	"gpuherd/monitor/gpuhealth"
+	"gpuherd/monitor/machinestatus"
 	"gpuherd/monitor/relay"
 	"gpuherd/monitor/resources"
 	"gpuherd/monitor/state"
@@ -79,7 +80,13 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	})
 	feed := web.NewFeed()
 	// Redis comes first: it is what others wait for.
-	herd := state.NewHerd(state.Tee(toRedis.Push, feed.Push, func(d state.Delta) { metrics.Push(d) }), time.Now)
+	sinks := []func(state.Delta){toRedis.Push, feed.Push, func(d state.Delta) { metrics.Push(d) }}
+	var machine *machinestatus.Publisher
+	if conf.Monitor.MachineStatus {
+		machine = machineStatus(conf, host, client, log)
+		sinks = append(sinks, machine.Push)
+	}
+	herd := state.NewHerd(state.Tee(sinks...), time.Now)
 	toRedis.From(herd)
 	sampler := &resources.Sampler{Root: "/", Herd: herd, Log: log}
 	to := newNotifier(log, func() string { return summary(herd, toRedis) })
@@ -93,7 +100,12 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		return web.About{Host: host, Version: version.String(), BootID: bootID, Epoch: toRedis.Stats().Epoch, Uptime: uptime().Truncate(time.Millisecond).Seconds()}
 	}
 
-	return &monitor{
+	server := &web.Server{
+		Listen: conf.Monitor.Listen, Credentials: credentials, Alive: alive, Metrics: metrics.Handler(), Log: log,
+		Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
+		Feed:   feed, About: about, Samples: sampler.Samples,
+	}
+	m := &monitor{
 		units: herd.Units,
 		close: func() {
 			_ = client.Close()
@@ -105,13 +117,14 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 			watcher, toRedis, to,
 			sampler,
 			&gpuhealth.Inventory{Root: "/", Set: herd.SetGPUs, Log: log},
-			&web.Server{
-				Listen: conf.Monitor.Listen, Credentials: credentials, Alive: alive, Metrics: metrics.Handler(), Log: log,
-				Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
-				Feed:   feed, About: about, Samples: sampler.Samples,
-			},
+			server,
 		},
-	}, nil
+	}
+	if machine != nil {
+		server.Machine = machine
+		m.tasks = append(m.tasks, machine)
+	}
+	return m, nil
 }
 
 // summary is the line that systemctl status shows.
