@@ -66,7 +66,8 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	unitLabels = []string{"unit", "service", "instance", "gpu"}
+	// Not instance: Prometheus has its own label of that name.
+	unitLabels = []string{"unit", "service", "gpu"}
 
 	buildInfo = describe("build_info", "Always 1; the version is a label.", "version")
 
@@ -100,7 +101,7 @@ func labels(u state.Unit) []string {
 	if u.GPU != nil {
 		gpu = strconv.Itoa(*u.GPU)
 	}
-	return []string{u.Name, u.Service, u.Instance, gpu}
+	return []string{u.Name, u.Service, gpu}
 }
 
 // A collector reads the sources at each scrape.

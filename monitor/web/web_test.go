@@ -74,17 +74,17 @@ func TestMetrics(t *testing.T) {
 	want := `
 # HELP gpuherd_unit_failed 1 while the unit has failed, else 0.
 # TYPE gpuherd_unit_failed gauge
-gpuherd_unit_failed{gpu="",instance="",service="hello-world",unit="hello-world.service"} 1
-gpuherd_unit_failed{gpu="",instance="",service="new",unit="new.service"} 0
-gpuherd_unit_failed{gpu="0",instance="0",service="redis-worker",unit="redis-worker@0.service"} 0
+gpuherd_unit_failed{gpu="",service="hello-world",unit="hello-world.service"} 1
+gpuherd_unit_failed{gpu="",service="new",unit="new.service"} 0
+gpuherd_unit_failed{gpu="0",service="redis-worker",unit="redis-worker@0.service"} 0
 # HELP gpuherd_unit_restarts_total Starts of the unit after the first in this boot.
 # TYPE gpuherd_unit_restarts_total counter
-gpuherd_unit_restarts_total{gpu="",instance="",service="hello-world",unit="hello-world.service"} 0
-gpuherd_unit_restarts_total{gpu="",instance="",service="new",unit="new.service"} 0
-gpuherd_unit_restarts_total{gpu="0",instance="0",service="redis-worker",unit="redis-worker@0.service"} 3
+gpuherd_unit_restarts_total{gpu="",service="hello-world",unit="hello-world.service"} 0
+gpuherd_unit_restarts_total{gpu="",service="new",unit="new.service"} 0
+gpuherd_unit_restarts_total{gpu="0",service="redis-worker",unit="redis-worker@0.service"} 3
 # HELP gpuherd_unit_cpu_seconds_total CPU time that this invocation of the unit used.
 # TYPE gpuherd_unit_cpu_seconds_total counter
-gpuherd_unit_cpu_seconds_total{gpu="0",instance="0",service="redis-worker",unit="redis-worker@0.service"} 2.5
+gpuherd_unit_cpu_seconds_total{gpu="0",service="redis-worker",unit="redis-worker@0.service"} 2.5
 # HELP gpuherd_bus_resyncs_total Readings of the whole herd, by reason.
 # TYPE gpuherd_bus_resyncs_total counter
 gpuherd_bus_resyncs_total{reason="connected"} 1
@@ -97,21 +97,21 @@ gpuherd_redis_connected 1
 gpuherd_monitor_epoch 5
 # HELP gpuherd_unit_resources_available 1 if the unit's control group could be read when it was looked at last, else 0.
 # TYPE gpuherd_unit_resources_available gauge
-gpuherd_unit_resources_available{gpu="",instance="",service="hello-world",unit="hello-world.service"} 0
-gpuherd_unit_resources_available{gpu="0",instance="0",service="redis-worker",unit="redis-worker@0.service"} 1
+gpuherd_unit_resources_available{gpu="",service="hello-world",unit="hello-world.service"} 0
+gpuherd_unit_resources_available{gpu="0",service="redis-worker",unit="redis-worker@0.service"} 1
 # HELP gpuherd_unit_tasks Processes and threads in the unit's control group (pids.current).
 # TYPE gpuherd_unit_tasks gauge
-gpuherd_unit_tasks{gpu="0",instance="0",service="redis-worker",unit="redis-worker@0.service"} 7
+gpuherd_unit_tasks{gpu="0",service="redis-worker",unit="redis-worker@0.service"} 7
 # HELP gpuherd_unit_oom_kills_total Processes of this invocation of the unit that the kernel killed for want of memory.
 # TYPE gpuherd_unit_oom_kills_total counter
-gpuherd_unit_oom_kills_total{gpu="0",instance="0",service="redis-worker",unit="redis-worker@0.service"} 1
+gpuherd_unit_oom_kills_total{gpu="0",service="redis-worker",unit="redis-worker@0.service"} 1
 # HELP gpuherd_unit_memory_limit_hits_total Times that this invocation of the unit was held at its memory limit.
 # TYPE gpuherd_unit_memory_limit_hits_total counter
-gpuherd_unit_memory_limit_hits_total{gpu="0",instance="0",service="redis-worker",unit="redis-worker@0.service"} 17
+gpuherd_unit_memory_limit_hits_total{gpu="0",service="redis-worker",unit="redis-worker@0.service"} 17
 # HELP gpuherd_unit_pressure_stalled_seconds_total Time that tasks of this invocation of the unit waited for a resource: some, or full where all did.
 # TYPE gpuherd_unit_pressure_stalled_seconds_total counter
-gpuherd_unit_pressure_stalled_seconds_total{gpu="0",instance="0",level="full",resource="memory",service="redis-worker",unit="redis-worker@0.service"} 0.5
-gpuherd_unit_pressure_stalled_seconds_total{gpu="0",instance="0",level="some",resource="memory",service="redis-worker",unit="redis-worker@0.service"} 2.5
+gpuherd_unit_pressure_stalled_seconds_total{gpu="0",level="full",resource="memory",service="redis-worker",unit="redis-worker@0.service"} 0.5
+gpuherd_unit_pressure_stalled_seconds_total{gpu="0",level="some",resource="memory",service="redis-worker",unit="redis-worker@0.service"} 2.5
 # HELP gpuherd_http_event_clients Clients that follow /api/v1/events.
 # TYPE gpuherd_http_event_clients gauge
 gpuherd_http_event_clients 2
@@ -141,11 +141,11 @@ func TestFailuresAreCounted(t *testing.T) {
 	want := `
 # HELP gpuherd_unit_failures_total Times that the unit failed since the monitor started, by systemd's result: exit-code, signal, oom-kill, watchdog, …
 # TYPE gpuherd_unit_failures_total counter
-gpuherd_unit_failures_total{gpu="",instance="",result="core-dump",service="",unit="a"} 1
-gpuherd_unit_failures_total{gpu="",instance="",result="exit-code",service="",unit="a"} 0
-gpuherd_unit_failures_total{gpu="",instance="",result="oom-kill",service="",unit="a"} 2
-gpuherd_unit_failures_total{gpu="",instance="",result="signal",service="",unit="a"} 0
-gpuherd_unit_failures_total{gpu="",instance="",result="watchdog",service="",unit="a"} 0
+gpuherd_unit_failures_total{gpu="",result="core-dump",service="",unit="a"} 1
+gpuherd_unit_failures_total{gpu="",result="exit-code",service="",unit="a"} 0
+gpuherd_unit_failures_total{gpu="",result="oom-kill",service="",unit="a"} 2
+gpuherd_unit_failures_total{gpu="",result="signal",service="",unit="a"} 0
+gpuherd_unit_failures_total{gpu="",result="watchdog",service="",unit="a"} 0
 `
 	if err := testutil.GatherAndCompare(m.Gatherer(), strings.NewReader(want), "gpuherd_unit_failures_total"); err != nil {
 		t.Error(err)
