@@ -84,7 +84,8 @@ install: build ## install into DESTDIR (default: this machine)
 	@install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd $(BIN)/gpuherd-monitor $(BIN)/gpuherd-setup $(BIN)/redis-worker
 	@install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd/jobs units/redisworker/jobs/echo
 	@install -D -m 0644 -t $(DESTDIR)/usr/lib/gpuherd/services units/services/*.service
-	@install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/gpuherd.target packaging/systemd/gpuherd.slice packaging/systemd/gpuherd-monitor.service
+	@install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/*
+	@install -D -m 0644 -t $(DESTDIR)/usr/lib/udev/rules.d packaging/udev/60-gpuherd.rules
 	@install -D -m 0644 packaging/sysusers/gpuherd.conf $(DESTDIR)/usr/lib/sysusers.d/gpuherd.conf
 	@install -D -m 0644 packaging/tmpfiles/gpuherd.conf $(DESTDIR)/usr/lib/tmpfiles.d/gpuherd.conf
 	@install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/usr/share/doc/gpuherd/gpuherd.conf

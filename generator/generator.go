@@ -59,7 +59,7 @@ func Compute(o Options) *Result {
 	r.systemd(o.Root)
 	r.settings()
 	r.find(o)
-	r.count()
+	r.count(o.Root)
 	r.Services, problems = service.Load(o.Root)
 	r.Problems = append(r.Problems, problems...)
 	r.Plan = plan.Make(plan.Input{
@@ -67,6 +67,8 @@ func Compute(o Options) *Result {
 		GPUs:      r.GPUs,
 		Services:  r.Services,
 		Systemd:   max(r.Systemd, plan.OldestSystemd),
+		Majors:    gpu.ReadMajors(o.Root),
+		NodeCPUs:  gpu.ReadNodeCPUs(o.Root, r.GPUs),
 		Container: r.Container,
 		Taken:     func(unit string, s *service.Service) (plan.Claim, string) { return taken(o.Root, unit, s) },
 	})
@@ -133,10 +135,7 @@ func (r *Result) find(o Options) {
 		r.trust(inv)
 	} else {
 		r.Source = gpu.SourcePCI
-		r.Found, r.Findings = gpu.Detect(o.Root)
-		if r.Container && len(r.Found) > 0 {
-			r.Found, r.Findings = gpu.Openable(o.Root, r.Found, r.Findings)
-		}
+		r.Found, r.Findings = gpu.Detect(o.Root, r.Container)
 	}
 	for _, f := range r.Findings {
 		verdict := plan.Skipped
@@ -147,6 +146,11 @@ func (r *Result) find(o Options) {
 	}
 	if len(r.Findings) == 0 && len(r.Found) == 0 {
 		r.decide(plan.KindMachine, "GPUs", plan.Noted, "no display device is on a PCI bus in /sys")
+	}
+	if v, ok := r.Config.Variable(gpu.VisibleVariable); ok && r.Container && len(r.Found) == 0 {
+		if why := gpu.Withheld(v.Value); why != "" {
+			r.decide(plan.KindMachine, "GPUs", plan.Noted, "%s is %s: %s", v.Origin(), v.Value, why)
+		}
 	}
 }
 
@@ -179,9 +183,8 @@ func (r *Result) trust(inv *gpu.Inventory) {
 		if g.Simulated {
 			continue // the configuration says which there are, now
 		}
-		g.Index = len(r.Found)
 		r.Found = append(r.Found, g)
-		inInventory[g.PCI] = g
+		inInventory[g.Address()] = g
 	}
 	seen := map[string]bool{}
 	for i, f := range r.Findings {
@@ -189,16 +192,29 @@ func (r *Result) trust(inv *gpu.Inventory) {
 		g, ok := inInventory[f.PCI]
 		switch {
 		case ok:
-			r.Findings[i].Used, r.Findings[i].Reason = true, fmt.Sprintf("GPU %d of the inventory: %s", g.Index, identity(g))
+			r.Findings[i].Used, r.Findings[i].Reason = known(g)
 		case f.Used:
-			r.Findings[i].Used, r.Findings[i].Reason = false, "on the PCI bus, but it did not answer NVML when gpuherd-setup asked"
+			r.Findings[i].Used, r.Findings[i].Reason = false, "it came after gpuherd-setup looked: a rescan takes it in"
 		}
 	}
 	for _, g := range r.Found {
-		if !seen[g.PCI] {
-			r.Findings = append(r.Findings, gpu.Finding{PCI: g.PCI, Used: true, Reason: fmt.Sprintf("GPU %d of the inventory: %s; not on a PCI bus in /sys", g.Index, identity(g))})
+		if seen[g.Address()] {
+			continue
 		}
+		used, reason := known(g)
+		if used {
+			reason += "; not on a PCI bus in /sys"
+		}
+		r.Findings = append(r.Findings, gpu.Finding{PCI: g.Address(), Used: used, Reason: reason})
 	}
+}
+
+// known says of a GPU of the inventory whether it is used, and why.
+func known(g gpu.GPU) (used bool, reason string) {
+	if g.Fault != "" {
+		return false, fmt.Sprintf("GPU %d of the inventory, %s: %s; it keeps its number", g.Index, identity(g), g.Fault)
+	}
+	return true, fmt.Sprintf("GPU %d of the inventory: %s", g.Index, identity(g))
 }
 
 func identity(g gpu.GPU) string {
@@ -209,11 +225,24 @@ func identity(g gpu.GPU) string {
 }
 
 // count applies [GPU] Count= and Simulate=.
-func (r *Result) count() {
+func (r *Result) count(root string) {
 	c := r.Config
+	simulated := 0
+	if inv, err := gpu.ReadInventory(root); err == nil {
+		for _, g := range inv.GPUs {
+			if g.Simulated {
+				simulated++
+			}
+		}
+	}
 	want, origin := c.GPU.Count, c.Origin("GPU.Count")
 	r.GPUs = r.Found
 	switch {
+	case want < 0 && c.GPU.Simulate && simulated > 0:
+		// Count= may have been lost to a typo, which must not take away the
+		// workers that run.
+		r.GPUs = gpu.Fill(r.Found, len(r.Found)+simulated)
+		r.decide(plan.KindConfig, "[GPU] Simulate=", plan.Used, "on (%s), without a usable Count=: %d GPUs, as many as gpuherd-setup simulated in this boot", c.Origin("GPU.Simulate"), simulated)
 	case want < 0 && c.GPU.Simulate && len(r.Found) == 0:
 		r.decide(plan.KindConfig, "[GPU] Simulate=", plan.Noted, "on (%s), but without Count= there is no telling how many GPUs to simulate", c.Origin("GPU.Simulate"))
 	case want < 0:
@@ -221,13 +250,13 @@ func (r *Result) count() {
 		r.GPUs = r.Found[:want]
 		r.decide(plan.KindConfig, "[GPU] Count=", plan.Used, "%d of %d GPUs are used: %s", want, len(r.Found), origin)
 		for _, g := range r.Found[want:] {
-			r.decide(plan.KindGPU, g.PCI, plan.Skipped, "GPU %d is beyond Count=%d", g.Index, want)
+			r.decide(plan.KindGPU, g.Address(), plan.Skipped, "GPU %d is beyond Count=%d", g.Index, want)
 		}
 	case c.GPU.Simulate:
 		r.GPUs = gpu.Fill(r.Found, want)
 		r.decide(plan.KindConfig, "[GPU] Count=", plan.Used, "%d by %s: %d found, %d simulated (Simulate= by %s)", want, origin, len(r.Found), want-len(r.Found), c.Origin("GPU.Simulate"))
 		for _, g := range r.GPUs[len(r.Found):] {
-			r.decide(plan.KindGPU, g.PCI, plan.Used, "simulated GPU %d", g.Index)
+			r.decide(plan.KindGPU, g.Address(), plan.Used, "simulated GPU %d", g.Index)
 		}
 	default:
 		file, key, line := splitOrigin(origin)

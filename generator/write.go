@@ -148,3 +148,20 @@ func (w *writer) undo() {
 		_ = w.root.Remove(name) // fails unless empty
 	}
 }
+
+// Files returns what Write would write, by path below the folder; a link has
+// "-> " and its target for content.
+func (r *Result) Files() (map[string]string, error) {
+	files := make(map[string]string, len(r.Plan.Files)+len(r.Plan.Links))
+	for _, f := range r.Plan.Files {
+		data, err := f.Unit.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		files[f.Path] = string(data)
+	}
+	for _, l := range r.Plan.Links {
+		files[l.Path] = "-> " + l.Target
+	}
+	return files, nil
+}

@@ -117,6 +117,7 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 			watcher, toRedis, to,
 			sampler,
 			&gpuhealth.Inventory{Root: "/", Set: herd.SetGPUs, Log: log},
+			&gpuhealth.Hardware{Root: "/", Container: config.IsContainer("/", os.Environ()), Log: log},
 			server,
 		},
 	}

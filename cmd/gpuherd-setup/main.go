@@ -20,13 +20,17 @@ import (
 	"gpuherd/units/sharedsetup"
 )
 
-const usage = `Usage: gpuherd-setup [--root DIR]
+const usage = `Usage: gpuherd-setup [--rescan] [--root DIR]
 
 Asks NVML about the GPUs, writes /run/gpuherd (inventory, environment of each
 device, Redis credential), makes the shared folders and runs the executables in
-/etc/gpuherd/setup.d once a boot. Running it again changes nothing that is right.
+/etc/gpuherd/setup.d once a boot. Where the GPUs are not those that systemd's
+units were made for, it reloads systemd and starts and stops the difference.
+Running it again changes nothing that is right.
 
-  --root DIR  work on DIR/{etc,run,usr,var,proc,sys} instead of /, without NVML
+  --rescan    only look at the GPUs again, and follow what changed
+  --root DIR  work on DIR/{etc,run,usr,var,proc,sys} instead of /, without NVML,
+              NVIDIA's programs and systemd
   --version   print the version
   --help      print this
 
@@ -41,6 +45,7 @@ func run(args []string) int {
 	flags := flag.NewFlagSet("gpuherd-setup", flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
 	root := flags.String("root", "/", "")
+	rescan := flags.Bool("rescan", false, "")
 	showVersion := flags.Bool("version", false, "")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -73,9 +78,15 @@ func run(args []string) int {
 		Status: func(text string) {
 			_, _ = daemon.SdNotify(false, "STATUS="+text)
 		},
+		Rescan: *rescan,
 	}
 	if *root == "/" {
 		s.NVML = func() (*nvml.Answer, error) { return nvml.Read("") }
+		s.Tool = sharedsetup.RunTool
+		// sd_booted(3).
+		if _, err := os.Stat("/run/systemd/system"); err == nil {
+			s.Systemd = sharedsetup.Connect
+		}
 	}
 	if err := s.Run(ctx); err != nil {
 		log.Error(err.Error())

@@ -1,6 +1,13 @@
 // Package gpu finds the NVIDIA GPUs of a machine, without NVML and without
-// starting a process: from the inventory that gpuherd-setup wrote in this
-// boot, from PCI in sysfs, or by simulation.
+// starting a process.
+//
+// The best witness is the inventory that gpuherd-setup wrote in this boot
+// (ReadInventory). Without one, Detect asks PCI in sysfs, then the driver's
+// files in procfs where it is loaded, and, where there is no PCI GPU, the one
+// device node of WSL; it names the integrated GPU of a Jetson, and why that is
+// not used. In a container Openable keeps what its device nodes let through.
+// Simulated and Fill make devices that no hardware is behind. Each file of the
+// package is one of these sources.
 package gpu
 
 // A GPU is one usable NVIDIA GPU. Index counts usable GPUs in PCI bus order
@@ -8,7 +15,7 @@ package gpu
 type GPU struct {
 	Index       int    `json:"index"`
 	UUID        string `json:"uuid"`         // "GPU-…"; empty until the driver has told it
-	PCI         string `json:"pci"`          // "0000:17:00.0": domain of four digits, lower case, as sysfs writes it
+	PCI         string `json:"pci"`          // "0000:17:00.0": domain of four digits, lower case, as sysfs writes it; empty where only Node is known
 	Minor       int    `json:"minor"`        // the N of /dev/nvidiaN
 	Name        string `json:"name"`         // "NVIDIA H100 80GB HBM3"; empty until known
 	MemoryBytes uint64 `json:"memory_bytes"` // total GPU memory; 0 until known
@@ -20,6 +27,18 @@ type GPU struct {
 	// answer NVML. It keeps its index, so that no other worker is renumbered.
 	// Empty: it works, as far as is known.
 	Fault string `json:"fault,omitempty"`
+	// Node is the device node by which it is known where no PCI bus shows it:
+	// WSLNode, or "/dev/nvidiaN" in some containers.
+	Node string `json:"node,omitempty"`
+}
+
+// Address says where the GPU is: its PCI address, or its Node where it has
+// none. No two GPUs of a machine have the same.
+func (g GPU) Address() string {
+	if g.PCI == "" {
+		return g.Node
+	}
+	return g.PCI
 }
 
 // A MIG is one MIG device: a compute instance inside a GPU instance.

@@ -48,7 +48,7 @@ func TestDetectOrder(t *testing.T) {
 		device(t, root, a, h100)
 	}
 	put(t, root, sysDevices+"/not-an-address/class", "0x030200")
-	gpus, findings := Detect(root)
+	gpus, findings := Detect(root, false)
 	var got []string
 	for i, g := range gpus {
 		if g.Index != i || g.Minor != i || g.NUMANode != -1 || g.UUID != "" || g.Simulated {
@@ -72,12 +72,12 @@ func TestDetectDriver(t *testing.T) {
 		device(t, root, a, h100)
 	}
 	put(t, root, procGPUs+"/0000:17:00.0/information", "Model: \t\t NVIDIA H100: 80GB\nGPU UUID: \t GPU-12345678-9abc-def0-1234-56789abcdef0\nDevice Minor: \t 2\n")
-	put(t, root, procGPUs+"/0000:18:00.0/information", "GPU UUID: \t GPU-????????-????-????-????-????????????\nDevice Minor: \t x\nGPU Excluded:\t Yes\n")
+	put(t, root, procGPUs+"/0000:18:00.0/information", "GPU UUID: \t GPU-????????-????-????-????-????????????\nDevice Minor: \t 0\nGPU Excluded:\t Yes\n")
 	want := []GPU{
 		{Index: 0, PCI: "0000:17:00.0", Minor: 2, UUID: "GPU-12345678-9abc-def0-1234-56789abcdef0", Name: "NVIDIA H100: 80GB", NUMANode: -1},
-		{Index: 1, PCI: "0000:19:00.0", Minor: 1, NUMANode: -1},
+		{Index: 1, PCI: "0000:19:00.0", Minor: 1, NUMANode: -1}, // the excluded one has 0
 	}
-	gpus, _ := Detect(root)
+	gpus, _ := Detect(root, false)
 	if diff := cmp.Diff(want, gpus); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -88,12 +88,12 @@ func TestDetectDriver(t *testing.T) {
 
 func TestDetectNothing(t *testing.T) {
 	t.Parallel()
-	if gpus, findings := Detect(t.TempDir()); gpus != nil || findings != nil {
+	if gpus, findings := Detect(t.TempDir(), false); gpus != nil || findings != nil {
 		t.Errorf("a machine without PCI: %v, %v", gpus, findings)
 	}
 	root := t.TempDir()
 	put(t, root, sysDevices, "a file")
-	if gpus, findings := Detect(root); gpus != nil || len(findings) != 1 || findings[0].Used {
+	if gpus, findings := Detect(root, false); gpus != nil || len(findings) != 1 || findings[0].Used {
 		t.Errorf("a bus that cannot be listed: %v, %v", gpus, findings)
 	}
 }
@@ -241,22 +241,5 @@ func TestFill(t *testing.T) {
 		if got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)
 		}
-	}
-}
-
-func TestOpenable(t *testing.T) {
-	t.Parallel()
-	root := t.TempDir()
-	for _, a := range []string{"0000:17:00.0", "0000:18:00.0"} {
-		device(t, root, a, h100)
-	}
-	put(t, root, "dev/nvidia1", "")
-	gpus, findings := Detect(root)
-	gpus, findings = Openable(root, gpus, findings)
-	if len(gpus) != 1 || gpus[0].Index != 0 || gpus[0].Minor != 1 || gpus[0].PCI != "0000:18:00.0" {
-		t.Errorf("%+v", gpus)
-	}
-	if findings[0].Used || !findings[1].Used {
-		t.Errorf("%+v", findings)
 	}
 }

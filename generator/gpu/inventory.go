@@ -86,8 +86,11 @@ func (inv *Inventory) check() error {
 		case len(g.MIG) > maxMIG:
 			return fmt.Errorf("GPU %d has %d MIG devices", i, len(g.MIG))
 		}
-		if _, ok := parseAddress(g.PCI); !ok {
+		if _, ok := parseAddress(g.PCI); !ok && (g.PCI != "" || g.Node == "") {
 			return fmt.Errorf("GPU %d has PCI address %q", i, g.PCI)
+		}
+		if _, ok := nodeMinor(g.Node); !ok && g.Node != "" && g.Node != WSLNode {
+			return fmt.Errorf("GPU %d has device node %q", i, g.Node)
 		}
 		last := -1
 		for _, m := range g.MIG {

@@ -1,96 +1,56 @@
 package gpu
 
 import (
-	"cmp"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
-)
 
-// A Finding is one device that was looked at, and what became of it.
-type Finding struct {
-	PCI    string `json:"pci"`
-	Used   bool   `json:"used"`
-	Reason string `json:"reason"`
-}
+	"gpuherd/generator/rootfs"
+)
 
 const (
 	sysDevices = "sys/bus/pci/devices"
-	sysNodes   = "sys/devices/system/node"
-	procGPUs   = "proc/driver/nvidia/gpus"
 
 	vendorNVIDIA = "0x10de"
 )
 
-// Detect finds the NVIDIA GPUs on the PCI bus that root/sys shows, in PCI bus
-// order. Where root/proc/driver/nvidia knows a GPU, its minor, UUID and name
-// are filled in; until then the minor is what the driver will choose on a
-// healthy machine: the position. The findings say for each display device why
-// it is used or not.
-func Detect(root string) ([]GPU, []Finding) {
-	return scan(root, driverKnows(root))
-}
-
-// Scan is Detect without asking the driver, which can wake a sleeping GPU.
-func Scan(root string) ([]GPU, []Finding) {
-	return scan(root, nil)
-}
-
-func scan(root string, known map[string]bool) ([]GPU, []Finding) {
-	entries, err := os.ReadDir(filepath.Join(root, sysDevices))
+// pci looks at the display devices on the PCI bus that root/sys shows.
+func (d *detection) pci(root string) {
+	names, err := rootfs.Names(root, "/"+sysDevices)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil // a machine without PCI: containers, UML
+		// Without PCI: user-mode Linux, and containers that hide it.
+		if d.noBus = errors.Is(err, fs.ErrNotExist); !d.noBus {
+			d.skip("/"+sysDevices, "cannot be listed: "+err.Error())
 		}
-		return nil, []Finding{{PCI: "/" + sysDevices, Reason: fmt.Sprintf("cannot be listed: %v", err)}}
+		return
 	}
-	var addresses []address
-	for _, e := range entries {
-		if a, ok := parseAddress(e.Name()); ok {
-			addresses = append(addresses, a)
-		}
-	}
-	slices.SortFunc(addresses, compareAddress)
-
-	var (
-		gpus     []GPU
-		findings []Finding
-	)
-	for _, a := range addresses {
-		dir := filepath.Join(root, sysDevices, a.name)
+	for _, a := range addresses(names) {
+		dir := filepath.Join(root, sysDevices, a)
 		class := readWord(filepath.Join(dir, "class"))
-		if !strings.HasPrefix(class, "0x03") {
-			continue // no display device: not worth a word
-		}
-		if reason := exclude(dir, class); reason != "" {
-			findings = append(findings, Finding{PCI: a.name, Reason: reason})
+		if !isHex(class) {
+			d.skip(a, "its class cannot be read")
 			continue
 		}
-		g := GPU{PCI: a.name, Minor: len(gpus), NUMANode: numaNode(root, dir)}
-		if known[a.name] {
-			if excluded := g.refine(root); excluded {
-				findings = append(findings, Finding{PCI: a.name, Reason: "excluded in the NVIDIA driver"})
-				continue
-			}
+		if !strings.HasPrefix(class, "0x03") {
+			continue // no display device, such as an NVSwitch: not worth a word
 		}
-		g.Index = len(gpus)
-		gpus = append(gpus, g)
-		findings = append(findings, Finding{PCI: a.name, Used: true, Reason: fmt.Sprintf("usable NVIDIA GPU %d in PCI bus order", g.Index)})
+		if why := exclude(dir, class); why != "" {
+			d.skip(a, why)
+			continue
+		}
+		d.use(GPU{PCI: a, Minor: unknown, NUMANode: numaNode(root, dir)}, " in PCI bus order")
 	}
-	return gpus, findings
 }
 
 // exclude returns why the display device in dir is no usable NVIDIA GPU, or
 // the empty string.
 func exclude(dir, class string) string {
 	if vendor := readWord(filepath.Join(dir, "vendor")); vendor != vendorNVIDIA {
-		if vendor == "" {
+		if !isHex(vendor) {
 			return "its vendor cannot be read"
 		}
 		return "vendor " + vendor + " is not NVIDIA (" + vendorNVIDIA + ")"
@@ -103,155 +63,59 @@ func exclude(dir, class string) string {
 	}
 	if driver, err := os.Readlink(filepath.Join(dir, "driver")); err == nil {
 		if name := filepath.Base(driver); name != "nvidia" {
-			return "bound to the driver " + name + ", not nvidia"
+			return "bound to the driver " + plain(name) + ", not nvidia"
 		}
-		return ""
+		return exportsToGuests(dir)
 	}
 	// Not bound yet: what it will be bound to may already be decided.
 	if name := readWord(filepath.Join(dir, "driver_override")); name != "" && name != "(null)" && name != "nvidia" {
-		return "reserved for the driver " + name + ", not nvidia"
+		return "reserved for the driver " + plain(name) + ", not nvidia"
 	}
 	return ""
 }
 
-// numaNode returns the node of the device in dir, or −1 where it has none or
-// names one that this machine does not have: NUMAMask= of an absent node would
-// keep the worker from starting.
-func numaNode(root, dir string) int {
-	n, err := strconv.Atoi(readWord(filepath.Join(dir, "numa_node")))
-	if err != nil || n < 0 {
-		return -1
+// exportsToGuests returns why a GPU whose driver is nvidia gives itself to
+// virtual machines, or the empty string: NVIDIA's vGPU manager makes SR-IOV
+// virtual functions of it, or, on GPUs before Ampere, mediated devices.
+func exportsToGuests(dir string) string {
+	if n, ok := parseNumber(readWord(filepath.Join(dir, "sriov_numvfs"))); ok && n > 0 {
+		return "its SR-IOV virtual functions are on (" + strconv.Itoa(n) + "): a vGPU host, which gives it to guests"
 	}
-	if _, err := os.Stat(filepath.Join(root, sysNodes, "node"+strconv.Itoa(n))); err != nil {
-		return -1
+	if info, err := os.Stat(filepath.Join(dir, "mdev_supported_types")); err == nil && info.IsDir() {
+		return "it offers mediated devices: a vGPU host, which gives it to guests"
 	}
-	return n
+	return ""
 }
 
-// driverKnows lists the PCI addresses that a loaded NVIDIA driver has.
-func driverKnows(root string) map[string]bool {
-	entries, err := os.ReadDir(filepath.Join(root, procGPUs))
-	if err != nil {
-		return nil
-	}
-	known := make(map[string]bool, len(entries))
-	for _, e := range entries {
-		known[strings.ToLower(e.Name())] = true
-	}
-	return known
+// isHex reports whether s is a number as sysfs writes identifiers: "0x10de".
+func isHex(s string) bool {
+	digits, ok := strings.CutPrefix(s, "0x")
+	return ok && digits != "" && len(digits) <= 8 && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
-// refine fills in what the driver tells in procfs, and reports whether the
-// driver was told to leave the GPU alone.
-func (g *GPU) refine(root string) (excluded bool) {
-	data, err := os.ReadFile(filepath.Join(root, procGPUs, g.PCI, "information"))
-	if err != nil {
-		return false
+// plain returns a driver's name as it is, and in quotes where it is none.
+func plain(name string) string {
+	if quoted := strconv.QuoteToASCII(name); name == "" || strings.ContainsAny(name, " \t") || len(quoted) > len(name)+2 {
+		return quoted
 	}
-	for line := range strings.Lines(string(data)) {
-		key, value, ok := strings.Cut(line, ":")
-		if !ok {
-			continue
-		}
-		value = strings.TrimSpace(value)
-		switch strings.TrimSpace(key) {
-		case "Model":
-			g.Name = value
-		case "GPU UUID":
-			// "GPU-????????-…" stands for: not read yet.
-			if validUUID(value, "GPU-") {
-				g.UUID = value
-			}
-		case "Device Minor":
-			if n, err := strconv.ParseUint(value, 10, 16); err == nil {
-				g.Minor = int(n)
-			}
-		case "GPU Excluded":
-			excluded = strings.EqualFold(value, "yes")
-		}
-	}
-	return excluded
-}
-
-// Openable keeps the GPUs whose device node below root/dev may be opened: in a
-// container the PCI bus shows every GPU of the host, and the nodes show which
-// were given to it. It opens none, since that would initialise the GPU and can
-// take seconds; access(2) asks the container's device rules all the same.
-// Indices are given anew.
-func Openable(root string, gpus []GPU, findings []Finding) ([]GPU, []Finding) {
-	const readWrite = 0x4 | 0x2 // R_OK and W_OK
-	var kept []GPU
-	for _, g := range gpus {
-		node := filepath.Join(root, "dev", "nvidia"+strconv.Itoa(g.Minor))
-		if err := syscall.Access(node, readWrite); err != nil {
-			setFinding(findings, g.PCI, false, fmt.Sprintf("/dev/nvidia%d cannot be opened in this container: %v", g.Minor, err))
-			continue
-		}
-		g.Index = len(kept)
-		setFinding(findings, g.PCI, true, fmt.Sprintf("usable NVIDIA GPU %d in PCI bus order, given to this container", g.Index))
-		kept = append(kept, g)
-	}
-	return kept, findings
-}
-
-func setFinding(findings []Finding, pci string, used bool, reason string) {
-	for i := range findings {
-		if findings[i].PCI == pci {
-			findings[i].Used, findings[i].Reason = used, reason
-		}
-	}
-}
-
-// An address is a PCI address, "0000:17:00.0", taken apart for ordering: bus
-// numbers and domains are hexadecimal and domains may have more digits.
-type address struct {
-	name                          string
-	domain, bus, device, function uint64
-}
-
-func parseAddress(s string) (address, bool) {
-	domain, rest, ok1 := strings.Cut(s, ":")
-	bus, rest, ok2 := strings.Cut(rest, ":")
-	dev, fn, ok3 := strings.Cut(rest, ".")
-	if !ok1 || !ok2 || !ok3 || len(domain) < 4 || len(domain) > 8 || len(bus) != 2 || len(dev) != 2 || len(fn) != 1 {
-		return address{}, false
-	}
-	a := address{name: s}
-	for _, f := range []struct {
-		to   *uint64
-		text string
-	}{{&a.domain, domain}, {&a.bus, bus}, {&a.device, dev}, {&a.function, fn}} {
-		n, err := strconv.ParseUint(f.text, 16, 32)
-		if err != nil || strings.ToLower(f.text) != f.text {
-			return address{}, false
-		}
-		*f.to = n
-	}
-	return a, true
-}
-
-func compareAddress(a, b address) int {
-	return cmp.Or(
-		cmp.Compare(a.domain, b.domain),
-		cmp.Compare(a.bus, b.bus),
-		cmp.Compare(a.device, b.device),
-		cmp.Compare(a.function, b.function),
-	)
+	return name
 }
 
 // readWord returns the first line of a sysfs attribute, or the empty string.
 // It goes round package os, whose files cost three system calls more each: a
-// large machine has hundreds of PCI devices and boot waits for this.
+// large machine has hundreds of PCI devices and boot waits for this. An
+// attribute is never a link.
 func readWord(name string) string {
-	fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	const flags = syscall.O_RDONLY | syscall.O_CLOEXEC | syscall.O_NONBLOCK | syscall.O_NOFOLLOW | syscall.O_NOCTTY
+	fd, err := syscall.Open(name, flags, 0)
 	if err != nil {
 		return ""
 	}
 	defer func() { _ = syscall.Close(fd) }() // nothing was written
-	var buf [128]byte
+	var buf [4096]byte
 	n, err := syscall.Read(fd, buf[:])
-	if err != nil || n <= 0 {
-		return ""
+	if err != nil || n <= 0 || n == len(buf) {
+		return "" // a list of CPUs that is cut off would be another list
 	}
 	line, _, _ := strings.Cut(string(buf[:n]), "\n")
 	return strings.TrimSpace(line)

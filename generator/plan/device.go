@@ -56,15 +56,19 @@ func (m *maker) devices(c *choice) []device {
 	return list
 }
 
-// takes reports whether Model= and MinMemory= let a service run on a device,
-// and why. What is not known yet does not pass: gpuherd-setup, which every
-// worker waits for, writes the inventory and has the plan made again.
+// takes reports whether a service runs on a device, and why: the GPU has to
+// work, and Model= and MinMemory= have to let it. What is not known yet does
+// not pass: gpuherd-setup, which every worker waits for, writes the inventory
+// and has the plan made again.
 func takes(s *service.Service, g gpu.GPU, mig *gpu.MIG) (why string, ok bool) {
 	what := "GPU " + strconv.Itoa(g.Index)
 	memory := g.MemoryBytes
 	if mig != nil {
 		what = fmt.Sprintf("MIG device %d of %s", mig.Index, what)
 		memory = mig.MemoryBytes
+	}
+	if g.Fault != "" {
+		return what + " at " + g.Address() + ": " + g.Fault, false
 	}
 	if len(s.Models) > 0 {
 		if g.Name == "" {
@@ -85,7 +89,7 @@ func takes(s *service.Service, g gpu.GPU, mig *gpu.MIG) (why string, ok bool) {
 	if g.Simulated {
 		return "for the simulated " + what, true
 	}
-	return "for " + what + " at " + g.PCI, true
+	return "for " + what + " at " + g.Address(), true
 }
 
 // dropIn binds one instance to its device. UUID, name and memory are not in
@@ -106,6 +110,9 @@ func (m *maker) dropIn(c *choice, d device, in service.Instance) (why []string, 
 		{"CUDA_DEVICE_ORDER", "PCI_BUS_ID"},
 		{"WORKER_ID", id + "-gpu" + in.String()},
 	} {
+		if v[1] == "" {
+			continue // some GPUs have no PCI address
+		}
 		value, err := assignment(v[0], v[1])
 		if err != nil {
 			m.problem(&unitfile.Problem{File: c.Path, Msg: err.Error()})
@@ -115,7 +122,7 @@ func (m *maker) dropIn(c *choice, d device, in service.Instance) (why []string, 
 	}
 	f.Add("Service", "EnvironmentFile", "-"+EnvFile(in))
 	if c.Isolate {
-		isolate(f, d)
+		m.isolate(f, d)
 	}
 	why = m.numa(f, c, d.gpu)
 	if d.gpu.MIGMode && d.mig == nil {
@@ -138,45 +145,99 @@ func assignment(name, value string) (string, error) {
 // isolate closes every device but the instance's own and what CUDA needs
 // beside it. Numbers work where the node does not exist at start yet;
 // "char-nvidia" would be every GPU.
-func isolate(f *unitfile.File, d device) {
+func (m *maker) isolate(f *unitfile.File, d device) {
 	f.Add("Service", "DevicePolicy", "closed")
-	allow := func(minor int) {
-		f.Add("Service", "DeviceAllow", fmt.Sprintf("/dev/char/%d:%d rw", nvidiaMajor, minor))
+	allow := func(device, access string) { f.Add("Service", "DeviceAllow", device+" "+access) }
+	if d.gpu.Node == gpu.WSLNode {
+		allow(d.gpu.Node, "rw") // there is nothing else
+		return
 	}
-	allow(d.gpu.Minor)
-	allow(nvidiactlMinor)
+	allow(number(nvidiaMajor, d.gpu.Minor), "rw")
+	allow(number(nvidiaMajor, nvidiactlMinor), "rw")
 	if d.gpu.Simulated {
 		return
 	}
-	f.Add("Service", "DeviceAllow", "char-nvidia-uvm rw")
-	if d.mig == nil {
-		return
+	// By its name in /proc/devices, as its major is known only once the module
+	// is loaded: that is /dev/nvidia-uvm and /dev/nvidia-uvm-tools.
+	allow("char-nvidia-uvm", "rw")
+	parts := d.gpu.MIG
+	if d.mig != nil {
+		parts = []gpu.MIG{*d.mig}
 	}
-	for _, minor := range []int{d.mig.GIMinor, d.mig.CIMinor} {
-		if minor >= 0 {
-			f.Add("Service", "DeviceAllow", fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d r", minor))
+	for _, mig := range parts {
+		for _, minor := range []int{mig.GIMinor, mig.CIMinor} {
+			if minor >= 0 {
+				allow(m.capability(minor), "r")
+			}
 		}
 	}
 }
 
-// numa keeps an instance near its GPU.
+func number(major, minor int) string { return fmt.Sprintf("/dev/char/%d:%d", major, minor) }
+
+// capability names the device of an NVIDIA capability. Its major is dynamic.
+func (m *maker) capability(minor int) string {
+	if major, ok := m.Majors["nvidia-caps"]; ok {
+		return number(major, minor)
+	}
+	return fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d", minor)
+}
+
+// placement are the directives by which a service file places its workers
+// itself. A drop-in would win over them.
+var placement = []string{"NUMAPolicy", "NUMAMask", "CPUAffinity", "AllowedCPUs", "StartupAllowedCPUs", "AllowedMemoryNodes", "StartupAllowedMemoryNodes"}
+
+// numa keeps an instance near its GPU. preferred is a default that a program
+// may change for itself; strict is a limit of its control group as well.
+//
+// In a container it is a control group in either case: systemd fails the start
+// where set_mempolicy(2) is forbidden, as container engines do by default, and
+// where none of the CPUs is the container's. Of a control group the kernel
+// takes the part that can be had.
 func (m *maker) numa(f *unitfile.File, c *choice, g gpu.GPU) []string {
 	if c.NUMA == service.NUMAOff || g.NUMANode < 0 {
 		return nil
 	}
-	if m.Container {
-		// systemd fails the start where set_mempolicy(2) is forbidden, as
-		// container engines do by default.
-		return []string{"NUMA= has no effect in a container"}
+	for _, key := range placement {
+		if _, own := c.File.Last("Service", key); own {
+			return []string{"the service file places it itself, by " + key + "="}
+		}
 	}
-	policy := "preferred"
-	if c.NUMA == service.NUMAStrict {
-		policy = "bind"
+	node, cpus := strconv.Itoa(g.NUMANode), m.NodeCPUs[g.NUMANode]
+	strict := c.NUMA == service.NUMAStrict
+	if !m.Container {
+		policy := "preferred"
+		if strict {
+			policy = "bind"
+		}
+		f.Add("Service", "NUMAPolicy", policy)
+		f.Add("Service", "NUMAMask", node)
+		if cpus != "" { // a start without any CPU fails
+			f.Add("Service", "CPUAffinity", "numa")
+		}
 	}
-	f.Add("Service", "NUMAPolicy", policy)
-	f.Add("Service", "NUMAMask", strconv.Itoa(g.NUMANode))
-	if c.NUMA == service.NUMAStrict {
-		f.Add("Service", "CPUAffinity", "numa")
+	if (strict || m.Container) && cpus != "" {
+		f.Add("Service", "AllowedCPUs", cpus)
 	}
-	return []string{fmt.Sprintf("memory %s from NUMA node %d", policy, g.NUMANode)}
+	if strict {
+		f.Add("Service", "AllowedMemoryNodes", node)
+	}
+	return []string{near(node, cpus != "", strict, m.Container)}
+}
+
+// near says where an instance runs.
+func near(node string, cpus, strict, container bool) string {
+	what := "memory and CPUs"
+	if !cpus {
+		what = "memory"
+	}
+	switch {
+	case strict:
+		return what + " of NUMA node " + node + " only"
+	case !container:
+		return what + " of NUMA node " + node + " preferred"
+	case cpus:
+		return "CPUs of NUMA node " + node + "; its memory cannot be preferred in a container"
+	}
+	return "NUMA=preferred has no effect: in a container memory cannot be preferred, and node " + node + " has no CPUs"
 }

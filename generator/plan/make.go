@@ -207,10 +207,12 @@ func (m *maker) noDevice(c *choice) string {
 	switch {
 	case len(m.GPUs) == 0:
 		return "there is no GPU to run on"
+	case !slices.ContainsFunc(m.GPUs, func(g gpu.GPU) bool { return g.Fault == "" }):
+		return "no GPU works"
 	case c.Per == service.PerMIG && !slices.ContainsFunc(m.GPUs, func(g gpu.GPU) bool { return len(g.MIG) > 0 }):
 		return "no MIG device is known: gpuherd-setup finds them once the driver is up"
 	}
-	return "no GPU passes Model= and MinMemory="
+	return "no GPU works and passes Model= and MinMemory="
 }
 
 // want makes the target start a unit.

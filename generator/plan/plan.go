@@ -26,8 +26,14 @@ type Input struct {
 	GPUs     []gpu.GPU // the ones to use, in index order
 	Services []*service.Service
 	Systemd  int // its version, which decides the directives that can be used
-	// Container: memory policies may be forbidden there, and a unit that
-	// asks for one would not start.
+	// Majors are those of the running kernel: what has none there is named by
+	// its node.
+	Majors gpu.Majors
+	// NodeCPUs has the CPUs of each NUMA node, in the syntax of AllowedCPUs=
+	// ("0-15,32-47"). A node that is not in it has none.
+	NodeCPUs map[int]string
+	// Container: memory policies may be forbidden there, and CPUs taken; a
+	// unit that asks for them would not start.
 	Container bool
 	// Taken says what stands in the way of a unit's name, and why. nil:
 	// every name is free.

@@ -57,10 +57,10 @@ func TestDefaults(t *testing.T) {
 		keys    []string
 		want    []string
 	}{
-		"restart on 252":          {"", 252, restart, []string{"Restart=always", "RestartSec=100ms"}},
+		"restart on 252":          {"", 252, restart, []string{"Restart=always", "RestartSec=2s"}},
 		"restart on 254":          {"", 254, restart, []string{"Restart=always", "RestartSec=1ms", "RestartSteps=20", "RestartMaxDelaySec=10s"}},
 		"own delay":               {"RestartSec=30s", 257, restart, []string{"Restart=always", "RestartSec=30s"}},
-		"own condition":           {"Restart=on-failure", 252, restart, []string{"RestartSec=100ms", "Restart=on-failure"}},
+		"own condition":           {"Restart=on-failure", 252, restart, []string{"RestartSec=2s", "Restart=on-failure"}},
 		"no restart":              {"Restart=no", 257, restart, []string{"Restart=no"}},
 		"oneshot":                 {"Type=oneshot", 257, restart, []string{}},
 		"own memory":              {"MemoryMax=infinity", 252, []string{"MemoryMax"}, []string{"MemoryMax=infinity"}},
@@ -118,8 +118,13 @@ func TestSetupIsRequired(t *testing.T) {
 func TestDropIn(t *testing.T) {
 	t.Parallel()
 	card := gpu.GPU{Index: 0, PCI: "0000:17:00.0", Minor: 5, NUMANode: 1, MIG: []gpu.MIG{{Index: 2, GIMinor: 30, CIMinor: -1}}}
+	bare := card
+	bare.NUMANode, bare.MIG = 2, nil // a node without CPUs
+	split := card
+	split.MIG = []gpu.MIG{{Index: 0, GIMinor: 21, CIMinor: 22}, {Index: 2, GIMinor: 30, CIMinor: -1}}
+	windows := gpu.GPU{Node: gpu.WSLNode, NUMANode: -1}
 	device := []string{"DevicePolicy", "DeviceAllow"}
-	numa := []string{"NUMAPolicy", "NUMAMask", "CPUAffinity"}
+	numa := []string{"NUMAPolicy", "NUMAMask", "CPUAffinity", "AllowedCPUs", "AllowedMemoryNodes"}
 	tests := map[string]struct {
 		text      string
 		gpu       gpu.GPU
@@ -129,15 +134,28 @@ func TestDropIn(t *testing.T) {
 		keys      []string
 		want      []string
 	}{
-		"own device only": {"", card, "", false, "a@0.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:5 rw", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia-uvm rw"}},
+		"own device only": {"", bare, "", false, "a@0.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:5 rw", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia-uvm rw"}},
 		"simulated":       {"", gpu.Simulated(1)[0], "", false, "a@0.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:0 rw", "DeviceAllow=/dev/char/195:255 rw"}},
+		"of Windows":      {"", windows, "", true, "a@0.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/dxg rw"}},
 		"not isolated":    {"Isolate=no", card, "", false, "a@0.service.d/50-gpu.conf", device, []string{}},
-		"part of a GPU":   {"Per=mig", card, "", false, "a@0:2.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:5 rw", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia-uvm rw", "DeviceAllow=/dev/nvidia-caps/nvidia-cap30 r"}},
-		"near":            {"", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=preferred", "NUMAMask=1"}},
-		"bound":           {"NUMA=strict", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=bind", "NUMAMask=1", "CPUAffinity=numa"}},
-		"anywhere":        {"NUMA=off", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{}},
-		"no node":         {"NUMA=strict", gpu.Simulated(1)[0], "", false, "a@0.service.d/50-gpu.conf", numa, []string{}},
-		"in a container":  {"", card, "", true, "a@0.service.d/50-gpu.conf", numa, []string{}},
+		"part of a GPU":   {"Per=mig", split, "", false, "a@0:2.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:5 rw", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia-uvm rw", "DeviceAllow=/dev/char/235:30 r"}},
+		"all parts":       {"", split, "", false, "a@0.service.d/50-gpu.conf", device, []string{"DevicePolicy=closed", "DeviceAllow=/dev/char/195:5 rw", "DeviceAllow=/dev/char/195:255 rw", "DeviceAllow=char-nvidia-uvm rw", "DeviceAllow=/dev/char/235:21 r", "DeviceAllow=/dev/char/235:22 r", "DeviceAllow=/dev/char/235:30 r"}},
+
+		"near":                     {"", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=preferred", "NUMAMask=1", "CPUAffinity=numa"}},
+		"bound":                    {"NUMA=strict", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=bind", "NUMAMask=1", "CPUAffinity=numa", "AllowedCPUs=16-31,48-63", "AllowedMemoryNodes=1"}},
+		"anywhere":                 {"NUMA=off", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{}},
+		"no node":                  {"NUMA=strict", gpu.Simulated(1)[0], "", false, "a@0.service.d/50-gpu.conf", numa, []string{}},
+		"no CPUs, near":            {"", bare, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=preferred", "NUMAMask=2"}},
+		"no CPUs, bound":           {"NUMA=strict", bare, "", false, "a@0.service.d/50-gpu.conf", numa, []string{"NUMAPolicy=bind", "NUMAMask=2", "AllowedMemoryNodes=2"}},
+		"container, near":          {"", card, "", true, "a@0.service.d/50-gpu.conf", numa, []string{"AllowedCPUs=16-31,48-63"}},
+		"container, bound":         {"NUMA=strict", card, "", true, "a@0.service.d/50-gpu.conf", numa, []string{"AllowedCPUs=16-31,48-63", "AllowedMemoryNodes=1"}},
+		"container, no CPUs, near": {"", bare, "", true, "a@0.service.d/50-gpu.conf", numa, []string{}},
+		"placed by the file":       {"NUMA=strict\n[Service]\nCPUAffinity=0-3", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{}},
+		"left alone by the file":   {"[Service]\nAllowedMemoryNodes=", card, "", false, "a@0.service.d/50-gpu.conf", numa, []string{}},
+		"environment without an address": {"", windows, "", true, "a@0.service.d/50-gpu.conf", []string{"Environment"}, []string{
+			"Environment=GPU_INDEX=0", "Environment=GPU_ID=0", "Environment=CUDA_DEVICE_ORDER=PCI_BUS_ID", "Environment=WORKER_ID=%H-gpu0",
+		}},
+
 		"environment": {"Instances=2", card, "", false, "a@0.2.service.d/50-gpu.conf", []string{"Environment", "EnvironmentFile"}, []string{
 			"Environment=GPU_INDEX=0", "Environment=GPU_ID=0", "Environment=GPU_PCI_BUS_ID=0000:17:00.0", "Environment=CUDA_DEVICE_ORDER=PCI_BUS_ID",
 			"Environment=WORKER_ID=%H-gpu0.2", "EnvironmentFile=-/run/gpuherd/gpu/0.env",
@@ -152,9 +170,11 @@ func TestDropIn(t *testing.T) {
 			t.Parallel()
 			c := config.Default()
 			c.Worker.ID = tt.id
-			p := Make(Input{Config: c, GPUs: []gpu.GPU{tt.gpu}, Systemd: 252, Container: tt.container, Services: []*service.Service{
-				parse(t, "a", "[X-GPU]\n"+tt.text+"\n[Service]\nExecStart=/bin/true\n"),
-			}})
+			p := Make(Input{
+				Config: c, GPUs: []gpu.GPU{tt.gpu}, Systemd: 252, Container: tt.container,
+				Majors: gpu.Majors{"nvidia-caps": 235}, NodeCPUs: map[int]string{0: "0-15,32-47", 1: "16-31,48-63"},
+				Services: []*service.Service{parse(t, "a", "[X-GPU]\n"+tt.text+"\n[Service]\nExecStart=/bin/true\n")},
+			})
 			if diff := cmp.Diff(tt.want, values(unit(t, p, tt.path), "Service", tt.keys...)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -252,5 +272,59 @@ func TestEnabled(t *testing.T) {
 				t.Errorf("on is %v, want %v; problems %v; %v", got, tt.want, p.Problems, p.Decisions)
 			}
 		})
+	}
+}
+
+// A GPU that does not work has no instance, keeps its number, and says why.
+func TestFault(t *testing.T) {
+	t.Parallel()
+	gpus := []gpu.GPU{
+		{Index: 0, PCI: "0000:17:00.0", NUMANode: -1},
+		{Index: 1, PCI: "0000:ca:00.0", NUMANode: -1, Fault: "it left the bus", MIG: []gpu.MIG{{Index: 3}}},
+	}
+	tests := map[string]struct {
+		text string
+		gpus []gpu.GPU
+		want []string
+	}{
+		"others run":   {"", gpus, []string{"a@1.service not generated: GPU 1 at 0000:ca:00.0: it left the bus", "a@0.service generated: for GPU 0 at 0000:17:00.0"}},
+		"its parts":    {"[X-GPU]\nPer=mig\n", gpus, []string{"a@1:3.service not generated: MIG device 3 of GPU 1 at 0000:ca:00.0: it left the bus", "a@.service not generated: no GPU works and passes Model= and MinMemory="}},
+		"none is left": {"", gpus[1:], []string{"a@1.service not generated: GPU 1 at 0000:ca:00.0: it left the bus", "a@.service not generated: no GPU works"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := Make(Input{Config: config.Default(), GPUs: tt.gpus, Systemd: 252, Services: []*service.Service{parse(t, "a", tt.text+"[Service]\nExecStart=/bin/true\n")}})
+			got := []string{}
+			for _, d := range p.Decisions {
+				if d.Kind == KindUnit {
+					got = append(got, d.Subject+" "+d.Verdict+": "+d.Reason)
+				}
+			}
+			slices.Sort(got)
+			slices.Sort(tt.want)
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			for _, w := range p.Workers {
+				if *w.GPU == 1 {
+					t.Errorf("%s runs on it", w.Unit)
+				}
+			}
+		})
+	}
+}
+
+// Without the major of nvidia-caps its nodes are named by path.
+func TestCapabilityByPath(t *testing.T) {
+	t.Parallel()
+	card := gpu.GPU{PCI: "0000:17:00.0", NUMANode: -1, MIG: []gpu.MIG{{GIMinor: 30, CIMinor: 31}}}
+	p := Make(Input{Config: config.Default(), GPUs: []gpu.GPU{card}, Systemd: 252, Services: []*service.Service{
+		parse(t, "a", "[X-GPU]\nPer=mig\n[Service]\nExecStart=/bin/true\n"),
+	}})
+	got := values(unit(t, p, "a@0:0.service.d/50-gpu.conf"), "Service", "DeviceAllow")
+	want := []string{"DeviceAllow=/dev/nvidia-caps/nvidia-cap30 r", "DeviceAllow=/dev/nvidia-caps/nvidia-cap31 r"}
+	if diff := cmp.Diff(want, got[3:]); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -108,7 +108,7 @@ func (m *maker) unitDefaults(d *defaults, c *choice) {
 	} else {
 		set("Description", unitfile.EscapeSpecifiers(c.Name)+" on GPU %i")
 	}
-	// A worker is worth restarting for ever: RestartSec= grows instead.
+	// A worker is worth restarting for ever: see restart.
 	set("StartLimitIntervalSec", "0")
 	d.depend("PartOf", Target)
 	if m.setup && c.Name != Setup {
@@ -158,7 +158,10 @@ func (m *maker) serviceDefaults(d *defaults, c *choice) bool {
 	return true
 }
 
-// restart: at once, then with growing delay where systemd can grow it.
+// restart: at once, then with growing delay. An older systemd cannot grow it,
+// and a start limit would leave a worker dead until somebody looks: there the
+// delay is one that a worker which dies at once can keep for days without
+// taking the CPUs, or all of the journal.
 func (m *maker) restart(d *defaults) {
 	d.set("Restart", "always")
 	if e, ok := d.file.Last("Service", "Restart"); ok && e.Value == "no" {
@@ -169,7 +172,7 @@ func (m *maker) restart(d *defaults) {
 		return
 	}
 	if d.systemd < directives["RestartSteps"] {
-		d.set("RestartSec", "100ms")
+		d.set("RestartSec", "2s")
 		return
 	}
 	d.set("RestartSec", "1ms")

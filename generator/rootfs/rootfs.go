@@ -152,10 +152,10 @@ type Found struct {
 func Stacked(root, suffix string, dirs ...string) (found []Found, failed []Dir) {
 	seen := map[string]bool{}
 	for _, dir := range dirs {
-		names, err := readNames(Path(root, dir))
+		names, err := Names(root, dir)
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
-				failed = append(failed, Dir{Path: dir, Err: cause(err)})
+				failed = append(failed, Dir{Path: dir, Err: err})
 			}
 			continue
 		}
@@ -171,19 +171,23 @@ func Stacked(root, suffix string, dirs ...string) (found []Found, failed []Dir) 
 	return found, failed
 }
 
-func readNames(dir string) ([]string, error) {
+// Names lists what is in the folder dir (an absolute path) below root, in no
+// order. The error matches fs.ErrNotExist where there is no such folder.
+func Names(root, dir string) ([]string, error) {
 	// Stat first: opening a FIFO that stands where a folder should would block.
-	info, err := os.Stat(dir)
+	file := Path(root, dir)
+	info, err := os.Stat(file)
 	if err != nil {
-		return nil, err
+		return nil, cause(err)
 	}
 	if !info.IsDir() {
 		return nil, syscall.ENOTDIR
 	}
-	f, err := os.Open(dir)
+	f, err := os.Open(file)
 	if err != nil {
-		return nil, err
+		return nil, cause(err)
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	return f.Readdirnames(-1)
+	names, err := f.Readdirnames(-1)
+	return names, cause(err)
 }

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"time"
 
 	"gpuherd/generator/gpu"
@@ -26,8 +24,8 @@ type Inventory struct {
 	Set   func([]state.GPU)
 	Log   *slog.Logger
 
-	last fs.FileInfo // of the file that was read last
-	said string      // the last error, so that each is logged once
+	last file
+	said string // the last error, so that each is logged once
 }
 
 // String names the task.
@@ -52,24 +50,16 @@ func (i *Inventory) Run(ctx context.Context) error {
 }
 
 func (i *Inventory) look() {
-	// Setup replaces the file as a whole, so another content is another file.
-	info, err := os.Stat(filepath.Join(i.Root, gpu.InventoryPath))
-	if err == nil && i.last != nil && os.SameFile(info, i.last) && info.ModTime().Equal(i.last.ModTime()) {
-		return
-	}
-	if err == nil {
-		var inv *gpu.Inventory
-		if inv, err = gpu.ReadInventory(i.Root); err == nil {
-			i.last, i.said = info, ""
+	inv, anew, err := i.last.read(i.Root)
+	switch {
+	case err == nil:
+		i.said = ""
+		if anew {
 			i.Set(GPUs(inv))
-			return
 		}
-	}
-	i.last = nil
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, gpu.ErrStale) {
-		return // setup has not run yet
-	}
-	if i.said != err.Error() {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, gpu.ErrStale):
+		// Setup has not run yet.
+	case i.said != err.Error():
 		i.said = err.Error()
 		i.Log.Warn("cannot tell of the GPUs", "error", err)
 	}

@@ -3,6 +3,7 @@ package state
 // Types of events, the field `type` in Redis.
 const (
 	TypeUnit     = "unit"     // a unit's phase changed; data is a UnitEvent
+	TypeGPU      = "gpu"      // a GPU came, went, or is otherwise well or ill; data is a GPUEvent
 	TypeSnapshot = "snapshot" // the hashes were written afresh; data is a SnapshotEvent
 	TypeHost     = "host"     // the monitor came or went; data is a HostEvent
 	TypeGap      = "gap"      // events were lost; data is a GapEvent
@@ -44,6 +45,19 @@ type UnitEvent struct {
 	Resynced bool   `json:"resynced,omitempty"` // found by reading the state again: changes before it may be missing
 }
 
+// Events of a GPU that are no health, the field `event` of a GPUEvent.
+const (
+	Added   = "added"   // with the health that it has
+	Removed = "removed" // as it was last
+)
+
+// A GPUEvent is the data of an event of type gpu: the GPU as it is now. Event
+// is its health, where that or the reasons changed, Added or Removed.
+type GPUEvent struct {
+	GPU
+	Event string `json:"event"`
+}
+
 // A SnapshotEvent tells that units and gpus were written whole.
 type SnapshotEvent struct {
 	Units  int    `json:"units"`
@@ -75,8 +89,8 @@ type GPU struct {
 	Minor       int      `json:"minor"`
 	NUMA        int      `json:"numa"`                  // −1: none
 	Memory      uint64   `json:"memory"`                // bytes
-	Health      string   `json:"health"`                // "unknown" until somebody watches it
-	Reasons     []string `json:"reasons,omitempty"`     // why it is not healthy
+	Health      string   `json:"health"`                // Healthy, Unhealthy or HealthUnknown
+	Reasons     []string `json:"reasons,omitempty"`     // why it is not healthy, a few words each
 	Temperature *int     `json:"temperature,omitempty"` // °C; nil: not available
 	Utilisation *int     `json:"utilisation,omitempty"` // percent; nil: not available
 	MIG         []MIG    `json:"mig,omitempty"`
@@ -91,8 +105,12 @@ type MIG struct {
 	Memory  uint64 `json:"memory"` // bytes
 }
 
-// HealthUnknown is the health of a GPU that nobody watches.
-const HealthUnknown = "unknown"
+// Healths of a GPU.
+const (
+	Healthy       = "healthy"
+	Unhealthy     = "unhealthy" // something is known to be wrong with it
+	HealthUnknown = "unknown"   // nobody can tell: it is simulated, or not watched now
+)
 
 // A Delta is what one step changed. Deltas come in order, and whoever applies
 // them all has the state.

@@ -21,6 +21,7 @@ type Herd struct {
 	units    map[string]*member
 	counters map[string]*counter // also of units that left: they may come back
 	gpus     []GPU
+	gpusSet  bool // the GPUs were told once
 	seq      uint64
 	synced   bool // a first Sync was told
 
@@ -248,17 +249,6 @@ func (h *Herd) Use(figures map[string]Figures) {
 	h.send(d)
 }
 
-// SetGPUs takes the GPUs of the machine.
-func (h *Herd) SetGPUs(gpus []GPU) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if reflect.DeepEqual(gpus, h.gpus) {
-		return
-	}
-	h.gpus = slices.Clone(gpus)
-	h.send(Delta{GPUs: h.gpus, GPUsChanged: true})
-}
-
 // Snapshot sends everything, with an event of type snapshot.
 func (h *Herd) Snapshot(reason string) {
 	h.mu.Lock()
@@ -281,13 +271,6 @@ func (h *Herd) Units() []Unit {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.list()
-}
-
-// GPUs returns all GPUs by index.
-func (h *Herd) GPUs() []GPU {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(h.gpus)
 }
 
 // ControlGroups returns the control group of each unit by name.

@@ -216,6 +216,43 @@ org.freedesktop.systemd1
 	})
 }
 
+// TestEarly: what the early script mounts is there when generators run, and PID
+// 1 is as it is without such a script.
+func TestEarly(t *testing.T) {
+	eachBackend(t, func(t *testing.T, config Config) {
+		config.Env = map[string]string{"NUM_GPUS": "2"}
+		config.KernelArgs = []string{"gpuherd.simulate=1"}
+		config.Trees = []string{writeTree(t, map[string]string{
+			"usr/lib/systemd/system-generators/test-generator": "#!/bin/sh\n{ ls /sys/bus; cat /etc/layer; stat -c %t,%T /dev/nvidia7; echo $NUM_GPUS; } >/run/generator-ran 2>&1\n",
+			"etc/layer": "a tree\n",
+		})}
+		config.Early = "export SECRET=x\nmount -t tmpfs tmpfs /sys/bus && mkdir /sys/bus/fake && mknod /dev/nvidia7 c 195 7\n"
+		m := boot(t, config)
+		if m.State != "running" {
+			t.Errorf("state %q", m.State)
+		}
+		got := output(t, m, "sh", "-c", "cat /run/generator-ran; ls /sys/bus; stat -c %t,%T /dev/nvidia7; cut -d '' -f1 /proc/1/cmdline; tr '\\0' '\\n' </proc/1/environ | grep 'PWD\\|SECRET' || :")
+		want := "fake\na tree\nc3,7\n2\nfake\nc3,7\n/sbin/init\n"
+		if got != want {
+			t.Errorf("the machine says\n%s\nwant\n%s", got, want)
+		}
+	})
+}
+
+// TestEarlyFails: a machine whose early script fails does not boot.
+func TestEarlyFails(t *testing.T) {
+	for _, backend := range []Backend{Nspawn, UML} {
+		t.Run(string(backend), func(t *testing.T) {
+			t.Parallel()
+			_, err := Boot(t.Context(), Config{Backend: backend, Early: "echo no; false\n", Log: io.Discard})
+			if err == nil {
+				t.Error("it booted")
+			}
+			t.Log(err)
+		})
+	}
+}
+
 // TestPID1Environment: of the host's environment, nothing reaches PID 1.
 func TestPID1Environment(t *testing.T) {
 	t.Setenv("SECRET_OF_THE_HOST", "x")

@@ -44,6 +44,11 @@ type Config struct {
 	// Trees are folders of the host that are laid over the machine's root, in
 	// this order, before systemd starts; their files belong to root there.
 	Trees []string
+	// Early is a shell script that runs in the machine before systemd, once
+	// the trees are laid, so that generators find what it mounts: systemd
+	// keeps /proc, /sys, /dev and /run as it leaves them. Where it fails, so
+	// does the boot.
+	Early string
 	// Share is a folder of the host that is seen, writable, as SharePath. By
 	// default a fresh one, deleted with the machine.
 	Share string
@@ -108,8 +113,8 @@ func (c Config) complete() (Config, error) {
 	switch c.Backend {
 	case UML, Nspawn:
 	case Host:
-		if len(c.Env)+len(c.KernelArgs)+len(c.Trees) > 0 {
-			return c, errors.New("the host backend boots nothing: it takes no environment, kernel arguments or trees")
+		if len(c.Env)+len(c.KernelArgs)+len(c.Trees)+len(c.Early) > 0 {
+			return c, errors.New("the host backend boots nothing: it takes no environment, kernel arguments, trees or early script")
 		}
 		return c, nil
 	default:

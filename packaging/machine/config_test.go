@@ -22,6 +22,7 @@ func TestConfigRefuses(t *testing.T) {
 		"quote":            {Config{Env: map[string]string{"A": `x"y`}}, "environment variable A"},
 		"two kernel words": {Config{KernelArgs: []string{"a b"}}, `bad kernel argument "a b"`},
 		"host with tree":   {Config{Backend: Host, Trees: []string{"/"}}, "host backend"},
+		"host with script": {Config{Backend: Host, Early: "true"}, "host backend"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -106,6 +106,11 @@ func (m *Machine) prepare() error {
 			return err
 		}
 	}
+	if m.config.Early != "" {
+		if err := os.WriteFile(filepath.Join(shared, "early"), []byte(m.config.Early), 0o644); err != nil {
+			return err
+		}
+	}
 	trees := append([]string{base}, m.config.Trees...)
 	for _, file := range []struct {
 		path string
@@ -114,6 +119,7 @@ func (m *Machine) prepare() error {
 	}{
 		{filepath.Join(shared, "agent"), guestFile("agent"), 0o755},
 		{filepath.Join(shared, "boot"), guestFile("boot"), 0o644},
+		{filepath.Join(shared, "init"), guestFile("init"), 0o644},
 		{filepath.Join(shared, "trees"), []byte(lines(trees)), 0o644},
 		{filepath.Join(shared, "share-folder"), []byte(m.Share + "\n"), 0o644},
 		{filepath.Join(units, "machine-agent.service"), guestFile("machine-agent.service"), 0o644},

@@ -67,7 +67,7 @@ func (m *Machine) startNspawn(image Image) error {
 func nspawnArguments(config Config, folder, share string) []string {
 	args := []string{
 		"--quiet", "--directory=" + filepath.Join(folder, "root"),
-		"--boot", "--register=no", "--keep-unit", "--console=read-only",
+		"--register=no", "--keep-unit", "--console=read-only",
 		// The host is asked for nothing: neither its network nor its files.
 		"--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
 		"--machine=" + filepath.Base(folder), "--hostname=" + config.Hostname,
@@ -77,7 +77,12 @@ func nspawnArguments(config Config, folder, share string) []string {
 	for _, variable := range config.environ() {
 		args = append(args, "--setenv="+variable)
 	}
-	return append(append(args, "--"), config.KernelArgs...)
+	if config.Early == "" {
+		args = append(args, "--boot", "--")
+	} else {
+		args = append(args, "--", "/bin/sh", "/run/machine/init")
+	}
+	return append(args, config.KernelArgs...)
 }
 
 // systemdIsPID1 tells whether the system under root was booted by systemd, as

@@ -68,7 +68,10 @@ func (s *Setup) removeGone(want map[string]bool) error {
 // in its unit. Without a UUID CUDA_VISIBLE_DEVICES is left out: a number would
 // mean another GPU in a worker that sees only its own.
 func deviceEnvironment(g gpu.GPU, uuid, model string, memory uint64) map[string]string {
-	env := map[string]string{"GPU_PCI_BUS_ID": g.PCI}
+	env := map[string]string{}
+	if g.PCI != "" {
+		env["GPU_PCI_BUS_ID"] = g.PCI
+	}
 	if uuid != "" {
 		env["GPU_UUID"] = uuid
 		env["CUDA_VISIBLE_DEVICES"] = uuid

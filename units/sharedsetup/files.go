@@ -23,6 +23,7 @@ import (
 const (
 	runDir          = "/run/gpuherd"
 	deviceDir       = runDir + "/gpu"
+	requestDir      = "/" + gpu.RescanDir
 	environmentFile = runDir + "/environment"
 	credentialDir   = runDir + "/credentials"
 	credentialFile  = credentialDir + "/gpuherd.redis-url"

@@ -10,7 +10,10 @@
 // answer NVML, a failing executable in setup.d are errors in the journal and
 // in the unit's status line, and the workers start all the same.
 //
-// A second run in the same boot changes nothing that is right already.
+// A second run in the same boot changes nothing that is right already. With
+// Rescan it follows the hardware while workers run: the GPUs are looked at
+// anew, and only workers whose GPU came, went or changed are started or
+// stopped.
 package sharedsetup
 
 import (
@@ -30,6 +33,7 @@ import (
 
 const (
 	nvmlTimeout = 60 * time.Second
+	nvmlPerGPU  = 4 * time.Second
 	hookTimeout = 5 * time.Minute
 )
 
@@ -42,32 +46,85 @@ type Setup struct {
 	Status  func(string) // shown by systemctl status; may be nil
 	// NVML asks NVIDIA's library; nil where there is nothing to ask.
 	NVML func() (*nvml.Answer, error)
+	// Tool runs one of NVIDIA's programs, with its output as it is; nil where
+	// the machine is not to be touched.
+	Tool func(ctx context.Context, argv ...string) error
+	// Systemd connects to PID 1; nil where there is none to tell.
+	Systemd func(context.Context) (Manager, error)
+	// Rescan looks at the GPUs alone, and tells systemd of each change as it
+	// is seen.
+	Rescan bool
 
-	NVMLTimeout time.Duration // 0: 60 s
+	NVMLTimeout time.Duration // in which GPUs may come up; 0: 60 s and 4 s for each
 	HookTimeout time.Duration // for each executable; 0: 5 min
 
 	killDelay time.Duration // between SIGTERM and SIGKILL; 0: 5 s
+	faults    []string      // what is amiss with the GPUs
 }
 
 // Run does everything once. The error holds each thing that could not be
-// written; everything else was done all the same.
+// done; everything else was done all the same.
 func (s *Setup) Run(ctx context.Context) error {
-	if s.NVMLTimeout == 0 {
-		s.NVMLTimeout = nvmlTimeout
-	}
 	if s.HookTimeout == 0 {
 		s.HookTimeout = hookTimeout
 	}
 	if s.killDelay == 0 {
 		s.killDelay = killDelay
 	}
+	s.faults = nil
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		s.status("failed: %v", err)
 		return err
 	}
 	defer unlock()
-	r := generator.Compute(generator.Options{Root: s.Root, Environ: s.Environ, IgnoreInventory: true})
+	summary, err := s.locked(ctx)
+	if err != nil {
+		s.status("failed: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return err
+	}
+	s.status("%s", summary)
+	if ctx.Err() != nil {
+		return errors.New("stopped before it was done")
+	}
+	return nil
+}
+
+// locked is Run once nobody else works on the same files. It returns the line
+// that systemctl status shows.
+func (s *Setup) locked(ctx context.Context) (string, error) {
+	bootID, err := gpu.BootID(s.Root)
+	errs := []error{err, s.makeRequestDir()}
+	// settle writes down what was found, and has workers started and stopped
+	// for it.
+	var inv gpu.Inventory
+	settle := func(r *generator.Result, now survey) error {
+		inv = now.complete(bootID, len(r.GPUs))
+		for _, g := range inv.GPUs {
+			if g.Fault != "" && g.Fault != notYet {
+				s.fault(fmt.Sprintf("GPU %d at %s: %s", g.Index, g.Address(), g.Fault))
+			}
+		}
+		if !r.Container {
+			s.prepareMIG(ctx, inv.GPUs)
+		}
+		return errors.Join(s.writeInventory(&inv), s.writeDevices(inv.GPUs))
+	}
+	if s.Rescan {
+		if !s.exists("/" + gpu.InventoryPath) {
+			s.clearRequests()
+			return "nothing to compare with: shared-setup.service has not run in this boot", errors.Join(errs...)
+		}
+		r, last := s.survey(ctx, func(r *generator.Result, now survey) {
+			if err := errors.Join(settle(r, now), s.apply(ctx)); err != nil {
+				s.Log.Error(err.Error())
+			}
+		})
+		errs = append(errs, settle(r, last), s.apply(ctx))
+		return summary(&inv, len(r.GPUs), len(s.faults), false, 0, nil), errors.Join(errs...)
+	}
+
+	r, found := s.survey(ctx, nil)
 	for _, p := range r.Problems {
 		level := slog.LevelError
 		if p.Warning {
@@ -75,90 +132,38 @@ func (s *Setup) Run(ctx context.Context) error {
 		}
 		s.Log.Log(ctx, level, p.Error())
 	}
+	errs = append(errs,
+		settle(r, found),
+		s.writeEnvironment(r.Config),
+		s.writeCredential(r.Config),
+		s.makeShared(),
+	)
+	ran, failed := s.runHooks(ctx, bootID, r.Config, len(r.GPUs))
+	// Not a reason to fail: the workers that were planned can run.
+	if err := s.apply(ctx); err != nil {
+		s.fault(err.Error())
+	}
+	return summary(&inv, len(r.GPUs), len(s.faults), r.Problems.Failed(), ran, failed), errors.Join(errs...)
+}
 
-	var errs []error
-	faults := 0
-	fault := func(text string) {
-		faults++
-		s.Log.Error(text)
-	}
-	bootID, err := gpu.BootID(s.Root)
-	if err != nil {
-		errs = append(errs, err)
-	}
-
-	inv := gpu.Inventory{Version: gpu.InventoryVersion, BootID: bootID, Source: gpu.SourcePCI}
-	inv.GPUs = append(inv.GPUs, r.Found...)
-	if len(inv.GPUs) > 0 && s.NVML != nil {
-		s.status("asking NVML for %s", count(len(inv.GPUs), "GPU"))
-		answer, err := s.ask(ctx)
-		switch {
-		case errors.Is(err, nvml.ErrAbsent):
-			fault(fmt.Sprintf("%s on the PCI bus, but no NVIDIA driver: %v", count(len(inv.GPUs), "GPU"), err))
-		case err != nil:
-			fault(err.Error())
-		default:
-			inv.Source, inv.DriverVersion = gpu.SourceNVML, answer.DriverVersion
-			for _, text := range refine(inv.GPUs, answer, migMinors(s.Root)) {
-				fault(text)
-			}
-		}
-	}
-	// The inventory has every GPU, used or not, so that a higher Count= needs
-	// no new setup. Simulated ones come last, made afresh: their minors keep
-	// clear of those NVML told.
-	used := len(r.GPUs)
+// complete makes an inventory of a survey. It has every GPU, used or not, so
+// that a higher Count= needs no new setup. Simulated ones come last, made
+// afresh: their minors keep clear of those NVML told.
+func (now survey) complete(bootID string, used int) gpu.Inventory {
+	inv := now.inventory
+	inv.Version, inv.BootID = gpu.InventoryVersion, bootID
 	if used > len(inv.GPUs) {
 		if len(inv.GPUs) == 0 {
 			inv.Source = gpu.SourceSimulation
 		}
 		inv.GPUs = gpu.Fill(inv.GPUs, used)
 	}
-
-	errs = append(errs,
-		s.writeInventory(&inv),
-		s.writeDevices(inv.GPUs),
-		s.writeEnvironment(r.Config),
-		s.writeCredential(r.Config),
-		s.makeShared(),
-	)
-	ran, failed := s.runHooks(ctx, bootID, r.Config, used)
-	if err := errors.Join(errs...); err != nil {
-		s.status("failed: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
-		return err
-	}
-	s.status("%s", summary(&inv, used, faults, r.Problems.Failed(), ran, failed))
-	if ctx.Err() != nil {
-		return errors.New("stopped before it was done")
-	}
-	return nil
+	return inv
 }
 
 func (s *Setup) status(format string, args ...any) {
 	if s.Status != nil {
 		s.Status(fmt.Sprintf(format, args...))
-	}
-}
-
-// ask bounds the time NVML has: a call into it cannot be interrupted, and with
-// a broken GPU it may never return.
-func (s *Setup) ask(ctx context.Context) (*nvml.Answer, error) {
-	type result struct {
-		answer *nvml.Answer
-		err    error
-	}
-	done := make(chan result, 1)
-	go func() {
-		a, err := s.NVML()
-		done <- result{a, err}
-	}()
-	select {
-	case r := <-done:
-		return r.answer, r.err
-	case <-time.After(s.NVMLTimeout):
-		return nil, fmt.Errorf("NVML did not answer within %v", s.NVMLTimeout)
-	case <-ctx.Done():
-		return nil, errors.New("stopped while waiting for NVML")
 	}
 }
 

@@ -134,6 +134,7 @@ drwxr-xr-x run/gpuherd/gpu
 -rw-r--r-- run/gpuherd/gpu/0.env
 -rw-r--r-- run/gpuherd/gpu/1.env
 -rw-r--r-- run/gpuherd/inventory.json
+drwxrwx--- run/gpuherd/rescan
 drwxr-xr-x var
 drwxr-xr-x var/lib
 drwxr-xr-x var/lib/gpuherd
@@ -207,6 +208,7 @@ func TestNVML(t *testing.T) {
 	m.write("run/gpuherd/gpu/7.env", "GPU_UUID=gone\n")
 	m.write("run/gpuherd/gpu/0:4.env", "GPU_UUID=gone\n")
 	m.write("run/gpuherd/gpu/notes", "an operator's\n")
+	m.setup.NVMLTimeout = time.Second
 	m.setup.NVML = func() (*nvml.Answer, error) {
 		return &nvml.Answer{
 			DriverVersion: "550.54.15",
@@ -215,7 +217,7 @@ func TestNVML(t *testing.T) {
 				{PCI: "0000:17:00.0", UUID: "GPU-aaaaaaaa-0000-0000-0000-000000000000", Minor: 3, Name: "NVIDIA A100-SXM4-40GB", MemoryBytes: 42297786368, MIGMode: true,
 					MIG: []gpu.MIG{{Index: 1, UUID: "MIG-11111111-0000-0000-0000-000000000000", Profile: "1g.5gb", MemoryBytes: 5100273664, GPUInstance: 1, GIMinor: -1, CIMinor: -1}}},
 			},
-			Faults: []string{"NVML device 2: cannot open it: GPU is lost"},
+			Faults: []nvml.Fault{{Index: 2, Lost: true, Err: "cannot open it: GPU is lost"}},
 		}, nil
 	}
 	m.run()
@@ -230,7 +232,7 @@ func TestNVML(t *testing.T) {
 		GPUs: []gpu.GPU{
 			{Index: 0, PCI: "0000:17:00.0", UUID: "GPU-aaaaaaaa-0000-0000-0000-000000000000", Minor: 3, Name: "NVIDIA A100-SXM4-40GB", MemoryBytes: 42297786368, NUMANode: -1, MIGMode: true,
 				MIG: []gpu.MIG{{Index: 1, UUID: "MIG-11111111-0000-0000-0000-000000000000", Profile: "1g.5gb", MemoryBytes: 5100273664, GPUInstance: 1, GIMinor: 30, CIMinor: 31}}},
-			{Index: 1, PCI: "0000:b3:00.0", Minor: 1, NUMANode: -1, MIG: []gpu.MIG{}}, // lost, and keeps its number
+			{Index: 1, PCI: "0000:b3:00.0", Minor: 1, NUMANode: -1, MIG: []gpu.MIG{}, Fault: noAnswer}, // and keeps its number
 			{Index: 2, PCI: "0000:ca:00.0", UUID: "GPU-cccccccc-0000-0000-0000-000000000000", Minor: 0, Name: "NVIDIA L4", MemoryBytes: 24 << 30, NUMANode: -1, MIG: []gpu.MIG{}},
 			fill,
 		},
@@ -262,7 +264,7 @@ func TestNVML(t *testing.T) {
 	if got := m.last(); got != "4 GPUs, NVIDIA driver 550.54.15; 2 GPU faults" {
 		t.Errorf("status %q", got)
 	}
-	for _, want := range []string{"GPU is lost", "GPU 1 at 0000:b3:00.0 does not answer NVML"} {
+	for _, want := range []string{"GPU is lost", "GPU 1 at 0000:b3:00.0: it does not answer NVML"} {
 		if !strings.Contains(m.log.String(), want) {
 			t.Errorf("the log lacks %q:\n%s", want, m.log.String())
 		}
@@ -310,6 +312,7 @@ func TestNVMLFails(t *testing.T) {
 			m := newMachine(t)
 			m.pci("0000:17:00.0")
 			m.setup.NVML = c.nvml
+			m.setup.NVMLTimeout = time.Second
 			if c.name == "hangs" {
 				m.setup.NVMLTimeout = 10 * time.Millisecond
 			}

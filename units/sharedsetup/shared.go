@@ -56,6 +56,22 @@ func (s *Setup) makeShared() error {
 	return nil
 }
 
+// makeRequestDir makes the folder in which the monitor and udev ask for a
+// rescan: the monitor's group may write to it.
+func (s *Setup) makeRequestDir() error {
+	if err := s.makeDir(requestDir, 0o770); err != nil {
+		return err
+	}
+	monitor, ok := s.lookupUser(monitorUser)
+	if !ok || os.Geteuid() != 0 {
+		return nil // no monitor that could ask
+	}
+	if err := os.Lchown(s.path(requestDir), 0, monitor.gid); err != nil {
+		return fmt.Errorf("cannot give %s to the group of %s: %w", requestDir, monitorUser, err)
+	}
+	return nil
+}
+
 // give changes the owner of a folder that belongs to one of from.
 func give(root *os.Root, name string, to user, from ...int) error {
 	dir, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_DIRECTORY, 0)

@@ -8,6 +8,7 @@ package nvml
 
 import (
 	"errors"
+	"fmt"
 
 	"gpuherd/generator/gpu"
 )
@@ -20,9 +21,25 @@ var ErrAbsent = errors.New("NVML is not installed")
 type Answer struct {
 	DriverVersion string   // "550.54.15"; empty where the library does not tell
 	Devices       []Device // in NVML's order, which may change between boots
-	// Faults says what could not be read, a sentence each: a GPU that fell
-	// off the bus must not hide the others.
-	Faults []string
+	// Faults are the GPUs that could not be read: one that fell off the bus
+	// must not hide the others.
+	Faults []Fault
+}
+
+// A Fault is a GPU that NVML counts and does not tell of.
+type Fault struct {
+	Index int    // NVML's
+	PCI   string // as Device has it; empty where not even that could be read
+	Lost  bool   // NVML says that it fell off the bus
+	Err   string // "cannot open it: GPU is lost"
+}
+
+// String returns the fault as a sentence.
+func (f Fault) String() string {
+	if f.PCI == "" {
+		return fmt.Sprintf("NVML device %d: %s", f.Index, f.Err)
+	}
+	return fmt.Sprintf("NVML device %d at %s: %s", f.Index, f.PCI, f.Err)
 }
 
 // A Device is one GPU as NVML knows it.
@@ -34,4 +51,16 @@ type Device struct {
 	MemoryBytes uint64
 	MIGMode     bool
 	MIG         []gpu.MIG // GIMinor and CIMinor are −1: NVML does not know them
+	// Virtualisation is one of the constants below, or empty where NVML does
+	// not tell.
+	Virtualisation string
 }
+
+// How a GPU is shared between a host and its guests.
+const (
+	VirtualisationNone        = "none"        // not at all: bare metal
+	VirtualisationPassthrough = "passthrough" // given whole to this guest
+	VirtualisationVGPU        = "vgpu"        // a part of one, in a guest
+	VirtualisationHostVGPU    = "host-vgpu"   // divided on this host among guests
+	VirtualisationHostVSGA    = "host-vsga"   // rendering for guests of this host
+)

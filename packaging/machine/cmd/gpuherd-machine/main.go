@@ -95,6 +95,11 @@ func newFlags() (*flag.FlagSet, *machine.Config, *time.Duration) {
 		config.Trees = append(config.Trees, s)
 		return nil
 	})
+	flags.Func("early", "`FILE`, a shell script to run in the machine before systemd", func(s string) error {
+		script, err := os.ReadFile(s)
+		config.Early = string(script)
+		return err
+	})
 	timeout := flags.Duration("timeout", 10*time.Minute, "`TIME` for the boot and the command together")
 	flags.Usage = func() {
 		fmt.Fprint(os.Stderr, usage)
