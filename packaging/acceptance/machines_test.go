@@ -37,7 +37,7 @@ type setting struct {
 // anywhere are the tests that need no limits and no second GPU's node.
 var anywhere = []string{
 	"TestDropInShows", "TestUnitsVerify", "TestGPUsAreTold", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
-	"TestBrokenServiceFile", "TestRedisAway",
+	"TestBrokenServiceFile", "TestRedisAway", "TestUnitsAreMeasured", "TestMonitorIsConfined",
 }
 
 func settings() []setting {
