@@ -167,7 +167,7 @@ func TestSampler(t *testing.T) {
 func TestKernel(t *testing.T) {
 	t.Parallel()
 	name := "/" + strings.ReplaceAll(filepath.Base(t.TempDir()), "/", "") + "-gpuherd-test"
-	make := func(mount string) bool {
+	create := func(mount string) bool {
 		dir := "/" + mount + name
 		if _, err := os.Stat(filepath.Dir(dir)); err != nil || os.Mkdir(dir, 0o755) != nil {
 			return false
@@ -178,7 +178,7 @@ func TestKernel(t *testing.T) {
 	present := cmp.Comparer(func(a, b *uint64) bool { return (a == nil) == (b == nil) })
 	some := new(uint64)
 	t.Run(V1, func(t *testing.T) {
-		if !make(mountMemory) || !make(mountCPUAcct) || !make(mountPIDs) {
+		if !create(mountMemory) || !create(mountCPUAcct) || !create(mountPIDs) {
 			t.Skip("no cgroup v1 here that a test may write to")
 		}
 		got, err := Read("/", name)
@@ -200,7 +200,7 @@ func TestKernel(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := os.Stat("/" + mount + "/cgroup.controllers"); err != nil || !make(mount) {
+		if _, err := os.Stat("/" + mount + "/cgroup.controllers"); err != nil || !create(mount) {
 			t.Skip("no cgroup v2 here that a test may write to")
 		}
 		got, err := Read(root, name)

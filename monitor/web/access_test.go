@@ -107,9 +107,10 @@ func TestToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const empty = "Bearer "
 	for header, want := range map[string]bool{
 		"Bearer " + testToken: true, "bearer  " + testToken: true,
-		"": false, "Bearer": false, "Bearer ": false, testToken: false, "Basic " + testToken: false,
+		"": false, "Bearer": false, empty: false, testToken: false, "Basic " + testToken: false,
 		"Bearer " + testToken + "0": false, "Bearer " + testToken[1:]: false,
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)

@@ -51,7 +51,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		s.Log.Error("no HTTP", "error", err)
 		<-ctx.Done()
-		return nil
+		return nil //nolint:nilerr // the rest of the monitor runs on
 	}
 	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
 		l, err := a.listen(ctx, s.Listen)
