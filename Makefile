@@ -9,9 +9,9 @@ FUZZTIME  ?= 60s
 BIN       := bin
 TREE      := $(BIN)/tree
 TOOLS     := $(BIN)/tools
-# The monitor will need cgo once it watches GPUs through NVML.
-STATIC    := gpuherd gpuherd-generator gpuherd-monitor redis-worker
-CGO       := gpuherd-setup
+# NVML is C.
+STATIC    := gpuherd gpuherd-generator redis-worker
+CGO       := gpuherd-setup gpuherd-monitor
 LDFLAGS   := -s -w -buildid= -X gpuherd/generator/version.version=$(VERSION)
 # go-nvml's symbols resolve when NVML is loaded, not when the program starts.
 CGOFLAGS  := -extldflags=-Wl,-z,lazy

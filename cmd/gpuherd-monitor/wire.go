@@ -92,8 +92,9 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	to := newNotifier(log, func() string { return summary(herd, toRedis) })
 	watcher = bus.NewWatcher(log, herd, to.tick)
 	to.ready = watcher.Ready
+	gpus := &gpuhealth.Watch{Root: "/", Set: herd.SetGPUs, Log: log}
 	metrics = web.NewMetrics(web.Sources{
-		Version: version.String(), Units: herd.Units, Bus: watcher.Stats, Relay: toRedis.Stats,
+		Version: version.String(), Units: herd.Units, GPUs: herd.GPUs, XIDs: gpus.XIDErrors, Bus: watcher.Stats, Relay: toRedis.Stats,
 		Samples: sampler.Samples, Feed: feed.Stats,
 	})
 	about := func() web.About {
@@ -114,9 +115,7 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 			}
 		},
 		tasks: []task{
-			watcher, toRedis, to,
-			sampler,
-			&gpuhealth.Inventory{Root: "/", Set: herd.SetGPUs, Log: log},
+			watcher, toRedis, to, gpus, sampler,
 			&gpuhealth.Hardware{Root: "/", Container: config.IsContainer("/", os.Environ()), Log: log},
 			server,
 		},
@@ -140,7 +139,7 @@ func summary(herd *state.Herd, to *relay.Relay) string {
 			failed++
 		}
 	}
-	line := fmt.Sprintf("%d units, %d active, %d failed; ", len(units), running, failed)
+	line := fmt.Sprintf("%d units, %d active, %d failed; ", len(units), running, failed) + gpuSummary(herd.GPUs())
 	s := to.Stats()
 	switch {
 	case s.Fenced:
@@ -149,6 +148,27 @@ func summary(herd *state.Herd, to *relay.Relay) string {
 		return line + "Redis is told"
 	}
 	return line + fmt.Sprintf("Redis is away, %d events wait", s.Pending)
+}
+
+// gpuSummary says what is wrong with GPUs, or nothing.
+func gpuSummary(gpus []state.GPU) string {
+	unhealthy, unknown := 0, ""
+	for _, g := range gpus {
+		switch {
+		case g.Health == state.Unhealthy:
+			unhealthy++
+		case g.Health == state.HealthUnknown && len(g.Reasons) > 0:
+			unknown = g.Reasons[0]
+		}
+	}
+	line := ""
+	if unhealthy > 0 {
+		line += fmt.Sprintf("%d of %d GPUs unhealthy; ", unhealthy, len(gpus))
+	}
+	if unknown != "" {
+		line += "health of GPUs not known: " + unknown + "; "
+	}
+	return line
 }
 
 // uptime returns how long the host is up, suspension included.

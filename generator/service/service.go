@@ -72,8 +72,12 @@ func (s *Service) InstanceUnit(in Instance) string {
 }
 
 // Shipped reports whether the file is gpuherd's own and not the operator's.
-func (s *Service) Shipped() bool {
-	return strings.HasPrefix(s.Path, Dirs[len(Dirs)-1]+"/")
+func (s *Service) Shipped() bool { return ShippedFile(s.Path) }
+
+// ShippedFile reports whether a service file or drop-in is gpuherd's own, or
+// that of another package, and not the operator's.
+func ShippedFile(path string) bool {
+	return strings.HasPrefix(path, Dirs[len(Dirs)-1]+"/")
 }
 
 // Oneshot reports whether the service is of Type=oneshot.

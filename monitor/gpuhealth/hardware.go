@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// Every is how often a Hardware looks.
+const Every = 2 * time.Second
+
 // A Hardware watches what the kernel shows of GPUs and asks for a rescan where
 // that changes: for containers, which have no udev, and for MIG devices, which
 // come and go without an event. Where the inventory then still tells otherwise
@@ -88,7 +91,7 @@ func (h *Hardware) look(now time.Time) {
 		h.Log.Info("the GPUs are still not those of the inventory, asking for a rescan", "differences", strings.Join(differences, "; "))
 		h.pending = true
 	case h.asked == askMost:
-		h.Log.Warn("the GPUs are not those of the inventory, and rescans did not change that", "differences", strings.Join(differences, "; "))
+		h.Log.Info("the GPUs are not those of the inventory, and rescans did not change that: gpuherd explain says why", "differences", strings.Join(differences, "; "))
 		h.asked++
 	}
 	if h.pending {

@@ -98,10 +98,11 @@ func TestList(t *testing.T) {
 	r.pci("0000:0a:00.1", "0x040300", "0x10de") // the GPU's sound
 	r.write("dev/nvidia-modeset", "")
 	r.write("dev/nvidia07", "")
+	r.write("dev/dxg", "")
 	want := []string{
 		"driver 0000:0a:00.0", "driver 0000:17:00.0",
 		"mig gpu1", "mig gpu1/gi11/ci1", "mig gpu1/gi2/ci0",
-		"node 0", "node 1",
+		"node dxg", "node nvidia0", "node nvidia1",
 		"pci 0000:0a:00.0", "pci 0000:17:00.0",
 	}
 	l := lister{root: r.dir}
@@ -140,7 +141,9 @@ func TestDiffer(t *testing.T) {
 	simulated := gpu.GPU{Index: 0, PCI: "0000:00:00.0", Minor: 0, Simulated: true}
 	withMIG := one
 	withMIG.MIG = []gpu.MIG{{Index: 0, GPUInstance: 2, ComputeInstance: 0}}
-	all := []string{"driver 0000:17:00.0", "node 1", "pci 0000:17:00.0"}
+	windows := gpu.GPU{Index: 0, Node: gpu.WSLNode, NUMANode: -1}
+	given := gpu.GPU{Index: 0, Node: "/dev/nvidia1", Minor: 1, NUMANode: -1}
+	all := []string{"driver 0000:17:00.0", "node nvidia1", "pci 0000:17:00.0"}
 	for name, test := range map[string]struct {
 		shown     []string
 		gpus      []gpu.GPU
@@ -151,18 +154,22 @@ func TestDiffer(t *testing.T) {
 		"the same":            {shown: all, gpus: []gpu.GPU{one}},
 		"gone":                {gpus: []gpu.GPU{one}, want: []string{"GPU 0 at 0000:17:00.0 is gone"}},
 		"no PCI bus":          {shown: all[:2], gpus: []gpu.GPU{one}},
-		"node gone":           {shown: []string{all[0], all[2]}, gpus: []gpu.GPU{one}, want: []string{"/dev/nvidia1 of GPU 0 is gone"}},
+		"node gone":           {shown: []string{all[0], all[2]}, gpus: []gpu.GPU{one}, want: []string{"the device node of GPU 0 at 0000:17:00.0 is gone"}},
 		"nothing, simulated":  {gpus: []gpu.GPU{simulated}, source: gpu.SourceSimulation},
-		"real one, simulated": {shown: all, gpus: []gpu.GPU{simulated}, source: gpu.SourceSimulation, want: []string{"driver 0000:17:00.0 is new", "node 1 is new"}},
+		"real one, simulated": {shown: all, gpus: []gpu.GPU{simulated}, source: gpu.SourceSimulation, want: []string{"driver 0000:17:00.0 is new", "node nvidia1 is new"}},
 		"reserved on the bus": {shown: append(all[:3:3], "pci 0000:18:00.0"), gpus: []gpu.GPU{one}},
-		"another":             {shown: []string{"driver 0000:17:00.0", "driver 0000:18:00.0", "node 0", "node 1"}, gpus: []gpu.GPU{one}, want: []string{"driver 0000:18:00.0 is new", "node 0 is new"}},
-		"the host's":          {shown: []string{"driver 0000:17:00.0", "driver 0000:18:00.0", "node 1"}, gpus: []gpu.GPU{one}, container: true},
-		"given to it":         {shown: []string{"driver 0000:17:00.0", "driver 0000:18:00.0", "node 0", "node 1"}, gpus: []gpu.GPU{one}, container: true, want: []string{"node 0 is new"}},
+		"another":             {shown: []string{"driver 0000:17:00.0", "driver 0000:18:00.0", "node nvidia0", "node nvidia1"}, gpus: []gpu.GPU{one}, want: []string{"driver 0000:18:00.0 is new", "node nvidia0 is new"}},
+		"the host's":          {shown: []string{"driver 0000:17:00.0", "driver 0000:18:00.0", "node nvidia1"}, gpus: []gpu.GPU{one}, container: true},
+		"given to it":         {shown: []string{"driver 0000:17:00.0", "driver 0000:18:00.0", "node nvidia0", "node nvidia1"}, gpus: []gpu.GPU{one}, container: true, want: []string{"node nvidia0 is new"}},
 		"faulty and gone":     {gpus: []gpu.GPU{faulty}},
 		"faulty on the bus":   {shown: all[2:], gpus: []gpu.GPU{faulty}},
-		"faulty and back":     {shown: all, gpus: []gpu.GPU{faulty}, want: []string{"GPU 0 at 0000:17:00.0 is there, but did not answer NVML"}},
-		"driver came later":   {shown: all, gpus: []gpu.GPU{one}, source: gpu.SourcePCI, want: []string{"GPU 0 at 0000:17:00.0 is there, but did not answer NVML"}},
+		"faulty and back":     {shown: all, gpus: []gpu.GPU{faulty}, want: []string{"GPU 0 at 0000:17:00.0 is there, but it left the bus"}},
+		"driver came later":   {shown: all, gpus: []gpu.GPU{one}, source: gpu.SourcePCI, want: []string{"GPU 0 at 0000:17:00.0 is there, but NVML did not answer"}},
 		"no driver":           {shown: all[2:], gpus: []gpu.GPU{one}, source: gpu.SourcePCI},
+		"WSL":                 {shown: []string{"node dxg"}, gpus: []gpu.GPU{windows}},
+		"WSL, gone":           {gpus: []gpu.GPU{windows}, want: []string{"GPU 0 at /dev/dxg is gone"}},
+		"a node alone":        {shown: all[:2], gpus: []gpu.GPU{given}, container: true},
+		"a node alone, gone":  {shown: all[:1], gpus: []gpu.GPU{given}, container: true, want: []string{"GPU 0 at /dev/nvidia1 is gone"}},
 		"MIG, the same":       {shown: []string{all[0], "mig gpu1", "mig gpu1/gi2/ci0", all[1]}, gpus: []gpu.GPU{withMIG}},
 		"MIG device gone":     {shown: []string{all[0], "mig gpu1", all[1]}, gpus: []gpu.GPU{withMIG}, want: []string{"MIG device 0 of GPU 0 is gone"}},
 		"MIG cannot be seen":  {shown: all, gpus: []gpu.GPU{withMIG}},

@@ -1,6 +1,7 @@
 package gpuhealth
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,16 +15,21 @@ import (
 )
 
 // What the kernel shows of GPUs is a sorted list of words, each a kind and a
-// name: "driver 0000:17:00.0", "mig gpu3", "mig gpu3/gi1/ci0", "node 3", "pci
-// 0000:17:00.0". Those of MIG and nodes name the minor.
+// name: "driver 0000:17:00.0", "mig gpu3", "mig gpu3/gi1/ci0", "node
+// nvidia3", "pci 0000:17:00.0". Those of MIG and nodes name the minor.
 const (
 	kindDriver = "driver " // /proc/driver/nvidia/gpus
 	kindMIG    = "mig "    // /proc/driver/nvidia/capabilities: a GPU's folder of MIG devices, and each device
-	kindNode   = "node "   // /dev/nvidiaN
+	kindNode   = "node "   // in /dev
 	kindPCI    = "pci "    // NVIDIA's display devices in /sys/bus/pci/devices
 )
 
-func nodeWord(minor int) string { return kindNode + strconv.Itoa(minor) }
+func nodeWord(g gpu.GPU) string {
+	if g.Node != "" {
+		return kindNode + filepath.Base(g.Node)
+	}
+	return kindNode + "nvidia" + strconv.Itoa(g.Minor)
+}
 
 func migWord(minor int) string { return kindMIG + "gpu" + strconv.Itoa(minor) }
 
@@ -46,8 +52,8 @@ type lister struct {
 func (l *lister) list() (words []string, errs []error) {
 	l.errs = nil
 	for _, name := range l.names("dev") {
-		if digits, ok := strings.CutPrefix(name, "nvidia"); ok && number(digits) {
-			words = append(words, kindNode+digits)
+		if digits, ok := strings.CutPrefix(name, "nvidia"); ok && number(digits) || name == filepath.Base(gpu.WSLNode) {
+			words = append(words, kindNode+name)
 		}
 	}
 	for _, name := range l.names("proc/driver/nvidia/gpus") {
@@ -139,7 +145,7 @@ func differ(shown []string, inv *gpu.Inventory, container bool) []string {
 		if g.Simulated {
 			continue
 		}
-		node := nodeWord(g.Minor)
+		node := nodeWord(g)
 		known[kindDriver+g.PCI], known[node], known[migWord(g.Minor)] = true, true, true
 		for _, m := range g.MIG {
 			known[migDeviceWord(g.Minor, m)] = true
@@ -148,14 +154,14 @@ func differ(shown []string, inv *gpu.Inventory, container bool) []string {
 		switch {
 		case g.Fault != "" || inv.Source != gpu.SourceNVML:
 			if shownByDriver {
-				say("GPU %d at %s is there, but did not answer NVML", g.Index, g.PCI)
+				say("GPU %d at %s is there, but %s", g.Index, g.Address(), cmp.Or(g.Fault, "NVML did not answer"))
 			}
 			continue
 		case !has(kindPCI+g.PCI) && !shownByDriver:
-			say("GPU %d at %s is gone", g.Index, g.PCI)
+			say("GPU %d at %s is gone", g.Index, g.Address())
 			continue
 		case !has(node):
-			say("/dev/nvidia%d of GPU %d is gone", g.Minor, g.Index)
+			say("the device node of GPU %d at %s is gone", g.Index, g.Address())
 		}
 		for _, m := range g.MIG {
 			// A container need not see the folder.

@@ -264,8 +264,9 @@ func TestKeys(t *testing.T) {
 		t.Error("the heartbeat is there after the end")
 	}
 	all = events(t, c)
-	if last := all[len(all)-1]; last.Type != "host" || last.What != "offline" {
-		t.Errorf("the last event is %+v", last)
+	want = append(want, entry{3, 5, "gpu", "removed", 0}, entry{3, 6, "gpu", "added", 0}, entry{3, 7, "host", "offline", 0})
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Errorf("events at the end (-want +got):\n%s", diff)
 	}
 
 	// The channel had the same, and the status besides.
@@ -288,7 +289,7 @@ func TestKeys(t *testing.T) {
 		}
 		types = append(types, e.Type)
 	}
-	if diff := cmp.Diff([]string{"host", "snapshot", "unit", "unit", "status", "host"}, types); diff != "" {
+	if diff := cmp.Diff([]string{"host", "snapshot", "unit", "unit", "status", "gpu", "gpu", "host"}, types); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"gpuherd/monitor/bus"
+	"gpuherd/monitor/gpuhealth"
 	"gpuherd/monitor/relay"
 	"gpuherd/monitor/resources"
 	"gpuherd/monitor/state"
@@ -19,6 +20,8 @@ import (
 type Sources struct {
 	Version string
 	Units   func() []state.Unit
+	GPUs    func() []state.GPU
+	XIDs    func() []gpuhealth.XIDErrors
 	Bus     func() bus.Stats
 	Relay   func() relay.Stats
 	Samples func() map[string]resources.Sample
@@ -79,6 +82,13 @@ var (
 	unitLimit    = describe("unit_memory_limit_bytes", "MemoryMax= of the unit.", unitLabels...)
 	unitCPU      = describe("unit_cpu_seconds_total", "CPU time that this invocation of the unit used.", unitLabels...)
 
+	gpuLabels = []string{"gpu", "uuid"}
+
+	gpuHealthy     = describe("gpu_healthy", "1 while the GPU is healthy, 0 while it is unhealthy; absent while that is not known.", gpuLabels...)
+	gpuTemperature = describe("gpu_temperature_celsius", "Temperature of the GPU.", gpuLabels...)
+	gpuUtilisation = describe("gpu_utilisation_ratio", "Part of the last moments, 0 to 1, in which something ran on the GPU.", gpuLabels...)
+	gpuXIDs        = describe("gpu_xid_errors_total", "XID errors of the GPU since the monitor started, those of applications included.", "gpu", "uuid", "xid")
+
 	busSignals     = describe("bus_signals_total", "Signals read from D-Bus.")
 	busChanges     = describe("bus_changes_total", "Changes of units read from D-Bus.")
 	busDuplicates  = describe("bus_duplicates_total", "Signals that told nothing new.")
@@ -111,6 +121,7 @@ type collector struct{ Sources }
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		buildInfo, unitActive, unitFailed, unitRestarts, unitMemory, unitPeak, unitLimit, unitCPU,
+		gpuHealthy, gpuTemperature, gpuUtilisation, gpuXIDs,
 		busSignals, busChanges, busDuplicates, busConnections, busResyncs,
 		redisConnected, redisFenced, redisPending, redisWritten, redisDropped, redisBatches, redisErrors, epoch,
 	} {
@@ -140,6 +151,21 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		if u.CPUNS != nil {
 			out <- prometheus.MustNewConstMetric(unitCPU, prometheus.CounterValue, float64(*u.CPUNS)/1e9, labels...)
 		}
+	}
+	for _, g := range c.GPUs() {
+		labels := []string{strconv.Itoa(g.Index), g.UUID}
+		if g.Health != state.HealthUnknown {
+			gauge(gpuHealthy, number(g.Health == state.Healthy), labels...)
+		}
+		if g.Temperature != nil {
+			gauge(gpuTemperature, float64(*g.Temperature), labels...)
+		}
+		if g.Utilisation != nil {
+			gauge(gpuUtilisation, float64(*g.Utilisation)/100, labels...)
+		}
+	}
+	for _, x := range c.XIDs() {
+		counter(gpuXIDs, x.Count, strconv.Itoa(x.GPU), x.UUID, strconv.FormatUint(x.XID, 10))
 	}
 	b := c.Bus()
 	counter(busSignals, b.Signals)

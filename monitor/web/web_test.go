@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"gpuherd/monitor/bus"
+	"gpuherd/monitor/gpuhealth"
 	"gpuherd/monitor/relay"
 	"gpuherd/monitor/resources"
 	"gpuherd/monitor/state"
@@ -27,7 +28,7 @@ var quiet = slog.New(slog.DiscardHandler)
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func sources() Sources {
-	gpu, memory, cpu := 0, uint64(1<<20), uint64(2.5e9)
+	gpu, celsius, percent, memory, cpu := 0, 41, 93, uint64(1<<20), uint64(2.5e9)
 	n := func(v uint64) *uint64 { return &v }
 	return Sources{
 		Version: "1.2.3",
@@ -38,6 +39,16 @@ func sources() Sources {
 				{Name: "hello-world.service", Service: "hello-world", Active: "failed"},
 				{Name: "new.service", Service: "new", Active: "inactive"},
 			}
+		},
+		GPUs: func() []state.GPU {
+			return []state.GPU{
+				{Index: 0, UUID: "GPU-a", Health: state.Healthy, Temperature: &celsius, Utilisation: &percent},
+				{Index: 1, UUID: "GPU-b", Health: state.Unhealthy, Temperature: &celsius},
+				{Index: 2, UUID: "GPU-c", Health: state.HealthUnknown},
+			}
+		},
+		XIDs: func() []gpuhealth.XIDErrors {
+			return []gpuhealth.XIDErrors{{GPU: 1, UUID: "GPU-b", XID: 31, Count: 12}, {GPU: 1, UUID: "GPU-b", XID: 79, Count: 1}}
 		},
 		Bus: func() bus.Stats {
 			return bus.Stats{Signals: 7, Resyncs: map[string]uint64{bus.ReasonConnected: 1, bus.ReasonReload: 2}}
@@ -85,6 +96,21 @@ gpuherd_unit_restarts_total{gpu="0",service="redis-worker",unit="redis-worker@0.
 # HELP gpuherd_unit_cpu_seconds_total CPU time that this invocation of the unit used.
 # TYPE gpuherd_unit_cpu_seconds_total counter
 gpuherd_unit_cpu_seconds_total{gpu="0",service="redis-worker",unit="redis-worker@0.service"} 2.5
+# HELP gpuherd_gpu_healthy 1 while the GPU is healthy, 0 while it is unhealthy; absent while that is not known.
+# TYPE gpuherd_gpu_healthy gauge
+gpuherd_gpu_healthy{gpu="0",uuid="GPU-a"} 1
+gpuherd_gpu_healthy{gpu="1",uuid="GPU-b"} 0
+# HELP gpuherd_gpu_temperature_celsius Temperature of the GPU.
+# TYPE gpuherd_gpu_temperature_celsius gauge
+gpuherd_gpu_temperature_celsius{gpu="0",uuid="GPU-a"} 41
+gpuherd_gpu_temperature_celsius{gpu="1",uuid="GPU-b"} 41
+# HELP gpuherd_gpu_utilisation_ratio Part of the last moments, 0 to 1, in which something ran on the GPU.
+# TYPE gpuherd_gpu_utilisation_ratio gauge
+gpuherd_gpu_utilisation_ratio{gpu="0",uuid="GPU-a"} 0.93
+# HELP gpuherd_gpu_xid_errors_total XID errors of the GPU since the monitor started, those of applications included.
+# TYPE gpuherd_gpu_xid_errors_total counter
+gpuherd_gpu_xid_errors_total{gpu="1",uuid="GPU-b",xid="31"} 12
+gpuherd_gpu_xid_errors_total{gpu="1",uuid="GPU-b",xid="79"} 1
 # HELP gpuherd_bus_resyncs_total Readings of the whole herd, by reason.
 # TYPE gpuherd_bus_resyncs_total counter
 gpuherd_bus_resyncs_total{reason="connected"} 1
@@ -121,6 +147,7 @@ gpuherd_http_event_clients_evicted_total 1
 `
 	err := testutil.GatherAndCompare(NewMetrics(sources()).Gatherer(), strings.NewReader(want),
 		"gpuherd_unit_failed", "gpuherd_unit_restarts_total", "gpuherd_unit_cpu_seconds_total",
+		"gpuherd_gpu_healthy", "gpuherd_gpu_temperature_celsius", "gpuherd_gpu_utilisation_ratio", "gpuherd_gpu_xid_errors_total",
 		"gpuherd_bus_resyncs_total", "gpuherd_redis_connected", "gpuherd_monitor_epoch",
 		"gpuherd_unit_resources_available", "gpuherd_unit_tasks", "gpuherd_unit_oom_kills_total", "gpuherd_unit_memory_limit_hits_total",
 		"gpuherd_unit_pressure_stalled_seconds_total", "gpuherd_http_event_clients", "gpuherd_http_event_clients_evicted_total")

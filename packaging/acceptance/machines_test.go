@@ -5,6 +5,7 @@ package acceptance
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"gpuherd/generator/gpu/nvml/nvmltest"
 	"gpuherd/packaging/machine"
 )
 
@@ -30,14 +32,54 @@ type setting struct {
 	name     string
 	config   machine.Config
 	conf     string // /etc/gpuherd/gpuherd.conf
+	hardware *hardware
 	tests    []string
 	parallel bool
+}
+
+// A hardware is the GPUs of a machine.
+type hardware struct {
+	scenario nvmltest.Scenario
+	library  string // folder of NVML, as buildLibraries names it; empty: none
 }
 
 // anywhere are the tests that need no limits and no second GPU's node.
 var anywhere = []string{
 	"TestDropInShows", "TestUnitsVerify", "TestGPUsAreTold", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
-	"TestBrokenServiceFile", "TestRedisAway", "TestUnitsAreMeasured", "TestMonitorIsConfined",
+	"TestBrokenServiceFile", "TestConfigurationErrorsFail", "TestRedisAway",
+	"TestUnitsAreMeasured", "TestMonitorIsConfined",
+}
+
+// onHardware are those that need GPUs.
+var onHardware = []string{"TestMIGComesAndGoes", "TestGPULostAndBack", "TestNVMLInTrouble", "TestRescanFails"}
+
+// withGPUs is the configuration of a machine with GPUs, on which probes run.
+const withGPUs = "[Service redis-worker]\nEnabled=no\n"
+
+// mixed is a large machine with MIG of every kind, whose minors and NVML's
+// order are not those of the bus.
+func mixed() nvmltest.Scenario { return anywhereNear(nvmltest.Shuffled(nvmltest.EightA100())) }
+
+// few is a machine with three GPUs of which one has MIG, not divided yet; again
+// in different orders.
+func few() nvmltest.Scenario {
+	s := nvmltest.EightH100()
+	s.GPUs = s.GPUs[:3]
+	s.GPUs[1].MIG = nvmltest.MIGEnabled
+	return anywhereNear(nvmltest.Shuffled(s))
+}
+
+func slow(s nvmltest.Scenario) nvmltest.Scenario {
+	s.InitDelay = 3 * time.Second
+	return s
+}
+
+// anywhereNear leaves NUMA out, which no machine here has.
+func anywhereNear(s nvmltest.Scenario) nvmltest.Scenario {
+	for i := range s.GPUs {
+		s.GPUs[i].NUMANode = -1
+	}
+	return s
 }
 
 func settings() []setting {
@@ -59,7 +101,45 @@ func settings() []setting {
 				conf:  "[GPU]\nSimulate=yes\n",
 				tests: []string{"TestWorkersOff"},
 			},
-			// The two of these take most of the time, and run side by side.
+			// Nothing binds a worker to its GPU here, but all else is as on the
+			// largest machines.
+			setting{
+				name:     "gpus-" + string(suite),
+				config:   machine.Config{Backend: machine.Nspawn, Suite: suite},
+				conf:     withGPUs,
+				hardware: &hardware{mixed(), "whole"},
+				tests:    append([]string{"TestWorkersKnowTheirGPU"}, onHardware...),
+			},
+			setting{
+				name:     "slow-gpus-" + string(suite),
+				config:   machine.Config{Backend: machine.Nspawn, Suite: suite},
+				conf:     withGPUs,
+				hardware: &hardware{slow(few()), "whole"},
+				tests:    []string{"TestSlowGPUs"},
+			},
+			setting{
+				name:     "old-driver-" + string(suite),
+				config:   machine.Config{Backend: machine.Nspawn, Suite: suite},
+				conf:     withGPUs,
+				hardware: &hardware{few(), "old"},
+				tests:    []string{"TestNoNVML"},
+			},
+			setting{
+				name:     "no-library-" + string(suite),
+				config:   machine.Config{Backend: machine.Nspawn, Suite: suite},
+				conf:     withGPUs,
+				hardware: &hardware{few(), ""},
+				tests:    []string{"TestNoNVML"},
+			},
+			// These take most of the time, and run side by side.
+			setting{
+				name: "kernel-gpus-" + string(suite), parallel: true,
+				config:   machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30},
+				conf:     withGPUs,
+				hardware: &hardware{few(), "whole"},
+				tests: append([]string{"TestWorkersKnowTheirGPU", "TestOwnDevicesOnly",
+					"TestUdevRules", "TestEventsStartARescan"}, onHardware...),
+			},
 			setting{
 				name: "kernel-" + string(suite), parallel: true,
 				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
@@ -74,13 +154,13 @@ func TestMachines(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(installed, "usr/bin/gpuherd")); err != nil {
 		t.Fatalf("%v: run make tree first", err)
 	}
-	binary := buildTests(t)
+	binary, libraries := buildTests(t), buildLibraries(t)
 	for _, s := range settings() {
 		t.Run(s.name, func(t *testing.T) {
 			if s.parallel {
 				t.Parallel()
 			}
-			runIn(t, s, binary)
+			runIn(t, s, binary, libraries)
 		})
 	}
 }
@@ -135,12 +215,70 @@ func buildTests(t *testing.T) string {
 	return binary
 }
 
+// buildLibraries builds NVML as folders: whole, and old, without a symbol.
+func buildLibraries(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, without := range map[string][]string{"whole": nil, "old": {"nvmlDeviceGetMinorNumber"}} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := nvmltest.Build(filepath.Join(dir, name), without...); err != nil {
+			t.Fatalf("cannot build NVML: %v", err)
+		}
+	}
+	return dir
+}
+
+// layHardware makes the tree of a machine with GPUs.
+func layHardware(t *testing.T, h *hardware, program, libraries string) string {
+	t.Helper()
+	tree := t.TempDir()
+	scenario, err := json.Marshal(h.scenario)
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker := "[Unit]\nDescription=Opens what it is told on %%i\n[X-GPU]\nPer=%s\n[Service]\nType=exec\nUser=gpuherd-worker\nExecStart=" + program + " probe %%n\n"
+	for path, text := range map[string]string{
+		scenarioFile:                   string(scenario),
+		nvmltest.ScenarioPath:          h.scenario.String(),
+		servicesDir + "/probe.service": fmt.Sprintf(worker, "gpu"),
+		servicesDir + "/slice.service": fmt.Sprintf(worker, "mig"),
+	} {
+		path = filepath.Join(tree, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lay := func(library, path string) {
+		path = filepath.Join(tree, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := copyFile(filepath.Join(libraries, library, nvmltest.Library), path, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lay("old", filepath.Join(oldDriver, nvmltest.Library))
+	if h.library != "" {
+		lay(h.library, libraryPath)
+	}
+	return tree
+}
+
 // runIn boots one machine, runs its tests in it, and has each of them count
 // here as a test of its own.
-func runIn(t *testing.T, s setting, binary string) {
+func runIn(t *testing.T, s setting, binary, libraries string) {
 	const program = "/opt/acceptance.test"
 	log := &safeBuffer{}
 	s.config.Trees = []string{installed, layTree(t, s, binary, program)}
+	if s.hardware != nil {
+		s.config.Trees = append(s.config.Trees, layHardware(t, s.hardware, program, libraries))
+		s.config.Early = program + " hardware\n"
+	}
 	s.config.Log = log
 	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
 	defer cancel()

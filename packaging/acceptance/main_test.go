@@ -4,7 +4,6 @@ package acceptance
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -16,14 +15,17 @@ const (
 	jobDir = "/var/lib/gpuherd-acceptance"
 	// jobConf makes the workers run this binary as their job program.
 	jobConf = "/etc/gpuherd/gpuherd.conf.d/90-acceptance.conf"
-	// servicesDir takes the operator's service files.
-	servicesDir = "/etc/gpuherd/services"
 )
 
 func TestMain(m *testing.M) {
 	// The same binary is the job program of the workers under test.
 	if filepath.Base(os.Args[0]) == "job" {
 		os.Exit(runJob())
+	}
+	if len(os.Args) > 1 {
+		if status, is := runAs(os.Args[1], os.Args[2:]); is {
+			os.Exit(status)
+		}
 	}
 	if err := wanted(); err != nil {
 		fmt.Fprintf(os.Stderr, "acceptance: %v\nacceptance: run it in disposable machines: go test -tags machine ./packaging/acceptance\n", err)
@@ -47,26 +49,4 @@ func wanted() error {
 		return fmt.Errorf("PID 1 is not systemd: %w", err)
 	}
 	return nil
-}
-
-// copyFile copies from to a new file with the given mode, whatever the umask.
-func copyFile(from, to string, mode os.FileMode) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		_ = out.Close()
-		return fmt.Errorf("cannot copy %s to %s: %w", from, to, err)
-	}
-	if err := out.Chmod(mode); err != nil {
-		_ = out.Close()
-		return err
-	}
-	return out.Close()
 }

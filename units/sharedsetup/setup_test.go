@@ -330,6 +330,25 @@ func TestNVMLFails(t *testing.T) {
 	}
 }
 
+// TestNVMLNeverAnswers: what will not change is asked for once.
+func TestNVMLNeverAnswers(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []error{nvml.ErrAbsent, nvml.ErrUnusable} {
+		m := newMachine(t)
+		m.pci("0000:17:00.0")
+		asked := 0
+		m.setup.NVML = func() (*nvml.Answer, error) {
+			asked++
+			return nil, fmt.Errorf("%w: no symbol", cause)
+		}
+		m.setup.NVMLTimeout = time.Second
+		m.run()
+		if asked != 1 {
+			t.Errorf("%v: asked %d times", cause, asked)
+		}
+	}
+}
+
 func TestEnvironmentAndSecrets(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -68,7 +68,7 @@ func blind(found []gpu.GPU, err error, driver bool, earlier *gpu.Inventory) surv
 		return survey{inventory: gpu.Inventory{Source: gpu.SourceNVML, GPUs: gpu.Number(gpus, known(earlier))}}
 	}
 	s := survey{inventory: gpu.Inventory{Source: gpu.SourcePCI, GPUs: slices.Clone(found)}}
-	if !errors.Is(err, nvml.ErrAbsent) {
+	if !errors.Is(err, nvml.ErrAbsent) && !errors.Is(err, nvml.ErrUnusable) {
 		for _, g := range found {
 			s.pending = append(s.pending, g.Address())
 		}
@@ -189,7 +189,7 @@ func (s *Setup) once(ctx context.Context, found []gpu.GPU, earlier *gpu.Inventor
 		}
 		return look(found, answer, gpu.ReadMIGMinors(s.Root), earlier), false
 	}
-	now = blind(found, err, s.exists("/proc/driver/nvidia/version"), earlier)
+	now = blind(found, err, s.exists("/proc/driver/nvidia/version") || s.exists(gpu.WSLNode), earlier)
 	text := err.Error()
 	if errors.Is(err, nvml.ErrAbsent) {
 		text = fmt.Sprintf("%s on the PCI bus, but no NVIDIA driver: %v", count(len(found), "GPU"), err)

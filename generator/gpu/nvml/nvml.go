@@ -17,6 +17,10 @@ import (
 // installed, or a container was not given its libraries.
 var ErrAbsent = errors.New("NVML is not installed")
 
+// ErrUnusable says that NVML is there and will never answer: it is no library,
+// or older than any that is known.
+var ErrUnusable = errors.New("cannot use NVML of this driver")
+
 // An Answer is what NVML said at one moment.
 type Answer struct {
 	DriverVersion string   // "550.54.15"; empty where the library does not tell

@@ -200,7 +200,7 @@ func TestReadWithoutLibrary(t *testing.T) {
 	if err := os.WriteFile(broken, []byte("not a library"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(t, broken, nvmltest.Scenario{}); got.Absent || !strings.Contains(got.Err, "cannot load NVML") {
+	if got := read(t, broken, nvmltest.Scenario{}); got.Absent || !strings.Contains(got.Err, ErrUnusable.Error()) {
 		t.Errorf("a broken library gives %+v, want an error that says so", got)
 	}
 }

@@ -39,7 +39,7 @@ func start(path string) (*library, error) {
 		if strings.HasPrefix(err.Error(), path+":") && strings.Contains(err.Error(), "No such file") {
 			return nil, fmt.Errorf("%w: %w", ErrAbsent, err)
 		}
-		return nil, fmt.Errorf("cannot load NVML: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
 	}
 	var errs []error
 	for _, symbol := range required {
@@ -49,7 +49,7 @@ func start(path string) (*library, error) {
 	}
 	if err := errors.Join(errs...); err != nil {
 		_ = l.dl.Close()
-		return nil, fmt.Errorf("cannot use NVML of this driver: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
 	}
 	if ret := l.Init(); ret != nvml.SUCCESS {
 		_ = l.dl.Close()
