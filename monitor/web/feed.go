@@ -16,7 +16,7 @@ import (
 
 // feedEvents is how many events a Feed keeps: as many a client may be behind,
 // or may have missed when it comes back.
-const feedEvents = 2048
+const feedEvents = 1024
 
 // errBehind says that a client is more than feedEvents behind.
 var errBehind = errors.New("the client does not keep up")
