@@ -104,7 +104,7 @@ func (m *machine) unit(u state.Unit, now time.Time) bool {
 	before := e.unit
 	e.unit = u
 	if u.InvocationID == before.InvocationID && u.Active == before.Active && u.Sub == before.Sub && u.PID == before.PID &&
-		jobIn(u.StatusText) == jobIn(before.StatusText) {
+		u.Job == before.Job {
 		return false // figures, or the progress of a job
 	}
 	e.lastActivity = now.UnixMilli()

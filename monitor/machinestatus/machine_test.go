@@ -135,7 +135,7 @@ func TestStatus(t *testing.T) {
 	t.Parallel()
 	m := newMachine(config())
 	busy := unit(w0, "active/running", 1)
-	busy.StatusText = "job horse, attempt 1, attempt 2 of 3: 40%"
+	busy.Job = "horse"
 	d := units(busy, unit(w1, "activating/auto-restart", 2), unit("redis-worker@2:1.2.service", "inactive/dead", 0),
 		unit("comfyui@0.service", "active/running", 1), unit(hello, "failed/failed", 1), unit(self, "active/running", 1))
 	d.GPUs, d.GPUsChanged = make([]state.GPU, 3), true
@@ -193,7 +193,7 @@ func TestStatus(t *testing.T) {
    "box-gpu0": {
     "is_connected": true,
     "status": "busy",
-    "current_job_id": "horse, attempt 1",
+    "current_job_id": "horse",
     "last_activity": 1000
    },
    "box-gpu1": {
@@ -238,7 +238,7 @@ func TestWhatShows(t *testing.T) {
 	t.Parallel()
 	m := newMachine(config())
 	base := unit(w0, "active/running", 1)
-	base.StatusText = "job a, attempt 1 of 3: 1%"
+	base.StatusText, base.Job = "job a, attempt 1 of 3: 1%", "a"
 	m.apply(units(base), time.UnixMilli(1))
 	n := uint64(5)
 	with := func(change func(*state.Unit)) state.Delta {
@@ -256,8 +256,8 @@ func TestWhatShows(t *testing.T) {
 	}{
 		{"memory", with(func(u *state.Unit) { u.MemoryBytes = &n }), false},
 		{"progress", with(func(u *state.Unit) { u.StatusText = "job a, attempt 1 of 3: 2%" }), false},
-		{"another job", with(func(u *state.Unit) { u.StatusText = "job b, attempt 1 of 3" }), true},
-		{"idle", with(func(u *state.Unit) { u.StatusText = "idle" }), true},
+		{"another job", with(func(u *state.Unit) { u.Job = "b" }), true},
+		{"idle", with(func(u *state.Unit) { u.StatusText, u.Job = "idle", "" }), true},
 		{"restarted", with(func(u *state.Unit) { u.InvocationID = "2" }), true},
 		{"failed", with(func(u *state.Unit) { u.Active = "failed" }), true},
 		{"the monitor", units(unit(self, "active/running", 1)), false},
@@ -295,13 +295,13 @@ func TestStates(t *testing.T) {
 		}
 	}
 	draining := unit(w0, "deactivating/stop-sigterm", 1)
-	draining.PID, draining.StatusText = 9, "job a, attempt 1 of 3 (draining)"
+	draining.Job = "a"
 	if w := worker(draining, 0); w.Status != "busy" || *w.CurrentJobID != "a" {
 		t.Errorf("draining: %+v", w)
 	}
-	draining.PID = 0
+	draining.Job = ""
 	if w := worker(draining, 0); w.Status != "offline" || w.CurrentJobID != nil {
-		t.Errorf("the dead has a job: %+v", w)
+		t.Errorf("drained: %+v", w)
 	}
 }
 

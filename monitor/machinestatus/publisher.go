@@ -54,8 +54,9 @@ type Publisher struct {
 
 	mu      sync.Mutex
 	machine *machine
-	changed bool  // since the last status
-	problem error // why Redis does not take it; nil: it does
+	changed bool   // since the last status
+	problem error  // why Redis does not take it; nil: it does
+	why     string // of problem, one of redisclient.Reasons
 }
 
 // New returns a Publisher that publishes through client, which stays the
@@ -177,7 +178,7 @@ func (p *Publisher) publish(ctx context.Context, channel string, message any) er
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if err := p.client.Publish(ctx, channel, data).Err(); err != nil {
-		return fmt.Errorf("cannot publish on %s: %w", channel, err)
+		return fmt.Errorf("cannot publish on %s: %w", channel, redisclient.Diagnose(err))
 	}
 	return nil
 }
@@ -186,10 +187,11 @@ func (p *Publisher) publish(ctx context.Context, channel string, message any) er
 func (p *Publisher) failed(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.problem == nil || p.problem.Error() != err.Error() {
+	why := redisclient.Diagnose(err).Reason
+	if p.problem == nil || p.why != why {
 		p.log.Warn("the machine's status is not published, trying again", "error", err)
 	}
-	p.problem = err
+	p.problem, p.why = err, why
 }
 
 // goodbye tells that the machine goes, where it does: a monitor that is only

@@ -70,34 +70,15 @@ func worker(u state.Unit, lastActivity int64) workerStatus {
 	if lastActivity != 0 {
 		w.LastActivity = &lastActivity
 	}
-	job := ""
-	if u.PID != 0 {
-		job = jobIn(u.StatusText)
-	}
 	switch {
-	case job != "":
-		w.Status, w.CurrentJobID = "busy", &job
+	case u.Job != "":
+		w.Status, w.CurrentJobID = "busy", &u.Job
 	case running(u):
 		w.Status = "idle"
 	case starting(u):
 		w.Status = "initializing"
 	}
 	return w
-}
-
-// jobIn returns the job's id in a worker's status text: "job ID, attempt 1 of
-// 3: …". An id may hold anything, the words behind it included, so it ends at
-// the last of them.
-func jobIn(text string) string {
-	rest, ok := strings.CutPrefix(text, "job ")
-	if !ok {
-		return ""
-	}
-	i := strings.LastIndex(rest, ", attempt ")
-	if i < 0 {
-		return ""
-	}
-	return rest[:i]
 }
 
 // service returns how a service is.

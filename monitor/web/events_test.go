@@ -204,7 +204,7 @@ func TestSlowClient(t *testing.T) {
 	t.Parallel()
 	s := server()
 	s.limits = defaultLimits()
-	s.limits.eventWrite = 100 * time.Millisecond
+	s.limits.eventWrite = 3 * time.Second // long enough for one that reads on a busy machine
 	address := serve(t, s, access{})
 	var d net.Dialer
 	slow, err := d.DialContext(t.Context(), "tcp", address)
@@ -225,7 +225,7 @@ func TestSlowClient(t *testing.T) {
 	eventually(t, "two clients", func() bool { return s.Feed.Stats().Clients == 2 })
 	last := uint64(0)
 	for seq := uint64(1); s.Feed.Stats().Evicted == 0; seq++ {
-		d := change(seq, "a", strings.Repeat("long ", 200))
+		d := change(seq, "a", strings.Repeat("long ", 4000))
 		s.Feed.Push(d)
 		for last < seq { // in step with the fast one, which so is never behind
 			kind, data, ok := fast.next()

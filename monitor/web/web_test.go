@@ -53,7 +53,9 @@ func sources() Sources {
 		Bus: func() bus.Stats {
 			return bus.Stats{Signals: 7, Resyncs: map[string]uint64{bus.ReasonConnected: 1, bus.ReasonReload: 2}}
 		},
-		Relay: func() relay.Stats { return relay.Stats{Connected: true, Epoch: 5, Pending: 4} },
+		Relay: func() relay.Stats {
+			return relay.Stats{Connected: true, Epoch: 5, Pending: 4, Errors: map[string]uint64{"timeout": 2}}
+		},
 		Samples: func() map[string]resources.Sample {
 			return map[string]resources.Sample{
 				"hello-world.service": {Err: fmt.Errorf("%w: gone", resources.ErrNotAvailable)},
