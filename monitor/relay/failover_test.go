@@ -177,7 +177,7 @@ func TestSentinelUnderLoad(t *testing.T) {
 	})
 	t.Run("a Sentinel dies", func(t *testing.T) {
 		empty(t, s.Admin(t))
-		underLoad(t, &s.Deployment, func(m *monitor) {
+		underLoad(t, &s.Deployment, func(*monitor) {
 			s.Sentinels[1].Kill()
 			s.Failover()
 			s.Sentinels[1].Restart()
