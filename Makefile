@@ -9,9 +9,9 @@ FUZZTIME  ?= 60s
 BIN       := bin
 TREE      := $(BIN)/tree
 TOOLS     := $(BIN)/tools
-# The monitor will need cgo once it watches GPUs through NVML.
-STATIC    := gpuherd gpuherd-generator gpuherd-monitor redis-worker
-CGO       := gpuherd-setup
+# NVML is C.
+STATIC    := gpuherd gpuherd-generator redis-worker
+CGO       := gpuherd-setup gpuherd-monitor
 LDFLAGS   := -s -w -buildid= -X gpuherd/generator/version.version=$(VERSION)
 # go-nvml's symbols resolve when NVML is loaded, not when the program starts.
 CGOFLAGS  := -extldflags=-Wl,-z,lazy
@@ -89,11 +89,15 @@ install: build ## install into DESTDIR (default: this machine)
 	@install -D -m 0644 packaging/sysusers/gpuherd.conf $(DESTDIR)/usr/lib/sysusers.d/gpuherd.conf
 	@install -D -m 0644 packaging/tmpfiles/gpuherd.conf $(DESTDIR)/usr/lib/tmpfiles.d/gpuherd.conf
 	@install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/usr/share/doc/gpuherd/gpuherd.conf
+	@install -D -m 0644 packaging/service-file.example $(DESTDIR)/usr/share/doc/gpuherd/example.service
 	@# The operator's own is never written over.
 	@[ -e $(DESTDIR)/etc/gpuherd/gpuherd.conf ] || install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/etc/gpuherd/gpuherd.conf
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man1 packaging/man/*.1
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man5 packaging/man/*.5
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man7 packaging/man/*.7
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man8 packaging/man/*.8
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/prometheus packaging/prometheus/gpuherd.rules.yml
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/grafana packaging/grafana/gpuherd.json
 	@install -d -m 0755 $(DESTDIR)/etc/gpuherd/gpuherd.conf.d $(DESTDIR)/etc/gpuherd/services $(DESTDIR)/etc/gpuherd/setup.d
 	@install -d -m 0700 $(DESTDIR)/etc/credstore
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \

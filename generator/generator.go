@@ -70,9 +70,9 @@ func Compute(o Options) *Result {
 		Majors:    gpu.ReadMajors(o.Root),
 		NodeCPUs:  gpu.ReadNodeCPUs(o.Root, r.GPUs),
 		Container: r.Container,
-		Taken:     func(unit string, s *service.Service) (plan.Claim, string) { return taken(o.Root, unit, s) },
+		Taken:     listUnits(o.Root).claim,
 	})
-	r.Problems = append(r.Problems, r.Plan.Problems...)
+	r.Problems = append(r.Problems, r.Plan.Problems...).Unique()
 	r.Decisions = append(r.Decisions, r.Plan.Decisions...)
 	r.lists()
 	return r

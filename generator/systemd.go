@@ -1,15 +1,11 @@
 package generator
 
 import (
-	"errors"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"gpuherd/generator/plan"
 	"gpuherd/generator/rootfs"
-	"gpuherd/generator/service"
 )
 
 // libDirs are the folders below the root that systemd's private library may be
@@ -57,43 +53,4 @@ func (r *Result) systemd(root string) {
 		return
 	}
 	r.decide(plan.KindMachine, "systemd", plan.Noted, "version %d", r.Systemd)
-}
-
-// unitDirs are the folders in which a unit would be hidden by a generated one,
-// or would hide it.
-var unitDirs = []string{
-	"/etc/systemd/system",
-	"/run/systemd/system",
-	"/usr/local/lib/systemd/system",
-	"/usr/lib/systemd/system",
-	"/lib/systemd/system",
-}
-
-// reserved are the names of gpuherd's own static units.
-var reserved = []string{"gpuherd", "gpuherd-monitor", "gpuherd-setup"}
-
-// taken says what stands in the way of the name of a service's unit.
-func taken(root, unit string, s *service.Service) (plan.Claim, string) {
-	if slices.Contains(reserved, s.Name) {
-		return plan.Foreign, s.Name + " is the name of a unit of gpuherd itself"
-	}
-	for _, dir := range unitDirs {
-		name := dir + "/" + unit
-		data, err := rootfs.ReadFile(root, name, rootfs.MaxFile)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			continue
-		case errors.Is(err, rootfs.ErrMasked):
-			return plan.Masked, name + " masks the unit"
-		case err == nil && isOurs(data):
-			// `systemctl edit --full` copies the unit, header and all.
-			return plan.Replaced, name + " replaces the unit"
-		}
-		return plan.Foreign, "there is a unit of this name already: " + name
-	}
-	return plan.Free, ""
-}
-
-func isOurs(unit []byte) bool {
-	return strings.HasPrefix(string(unit), "# "+plan.Header)
 }

@@ -30,6 +30,7 @@ func (r *Result) WriteUntil(dir string, expired func() bool) (err error) {
 	defer func() { _ = root.Close() }() // a folder has nothing to flush
 	w := writer{root: root, made: map[string]bool{}}
 	defer func() {
+		w.leave()
 		if err != nil {
 			w.undo()
 			err = fmt.Errorf("cannot write units to %s: %w", dir, err)
@@ -40,11 +41,10 @@ func (r *Result) WriteUntil(dir string, expired func() bool) (err error) {
 		if late() {
 			return ErrDeadline
 		}
-		data, err := f.Unit.Bytes()
-		if err != nil {
+		if w.text, err = f.Unit.Append(w.text[:0]); err != nil {
 			return err
 		}
-		if err := w.file(f.Path, data); err != nil {
+		if err := w.file(f.Path, w.text); err != nil {
 			return err
 		}
 	}
@@ -63,23 +63,30 @@ type writer struct {
 	root  *os.Root
 	made  map[string]bool // folders that exist
 	wrote []string        // what undo removes
+	text  []byte          // one file after the other, in the same memory
+
+	// The folder that was written into last stays open: what lies in one
+	// folder is written in a row, and hundreds of folders are walked to
+	// once each instead of at every step.
+	name   string
+	folder *os.Root
 }
 
 // temporary is a name that systemd does not read: it is hidden.
-func temporary(name string) string {
-	return path.Join(path.Dir(name), ".gpuherd-"+path.Base(name))
-}
+func temporary(base string) string { return ".gpuherd-" + base }
 
 func (w *writer) file(name string, data []byte) error {
-	if err := w.dir(path.Dir(name)); err != nil {
+	dir, err := w.enter(path.Dir(name))
+	if err != nil {
 		return err
 	}
-	tmp := temporary(name)
-	f, err := w.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	base := path.Base(name)
+	tmp := temporary(base)
+	f, err := dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, fs.ErrExist) {
 		// Left by a run that was killed.
-		if err = w.root.Remove(tmp); err == nil {
-			f, err = w.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err = dir.Remove(tmp); err == nil {
+			f, err = dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		}
 	}
 	if err != nil {
@@ -90,30 +97,32 @@ func (w *writer) file(name string, data []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = w.root.Rename(tmp, name)
+		err = dir.Rename(tmp, base)
 	}
 	if err != nil {
-		return errors.Join(err, w.root.Remove(tmp))
+		return errors.Join(err, dir.Remove(tmp))
 	}
 	w.wrote = append(w.wrote, name)
 	return nil
 }
 
 func (w *writer) link(name, target string) error {
-	if err := w.dir(path.Dir(name)); err != nil {
+	dir, err := w.enter(path.Dir(name))
+	if err != nil {
 		return err
 	}
-	err := w.root.Symlink(target, name)
+	base := path.Base(name)
+	err = dir.Symlink(target, base)
 	if errors.Is(err, fs.ErrExist) {
-		if old, rerr := w.root.Readlink(name); rerr == nil && old == target {
+		if old, rerr := dir.Readlink(base); rerr == nil && old == target {
 			return nil
 		}
-		tmp := temporary(name)
-		if err = w.root.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		tmp := temporary(base)
+		if err = dir.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err = w.root.Symlink(target, tmp); err == nil {
-			err = w.root.Rename(tmp, name)
+		if err = dir.Symlink(target, tmp); err == nil {
+			err = dir.Rename(tmp, base)
 		}
 	}
 	if err != nil {
@@ -121,6 +130,34 @@ func (w *writer) link(name, target string) error {
 	}
 	w.wrote = append(w.wrote, name)
 	return nil
+}
+
+// enter returns the folder of that name, and makes it where it is missing.
+func (w *writer) enter(name string) (*os.Root, error) {
+	switch name {
+	case ".":
+		return w.root, nil
+	case w.name:
+		return w.folder, nil
+	}
+	if err := w.dir(name); err != nil {
+		return nil, err
+	}
+	folder, err := w.root.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	w.leave()
+	w.name, w.folder = name, folder
+	return folder, nil
+}
+
+// leave closes the folder that was written into last.
+func (w *writer) leave() {
+	if w.folder != nil {
+		_ = w.folder.Close() // a folder has nothing to flush
+	}
+	w.name, w.folder = "", nil
 }
 
 func (w *writer) dir(name string) error {

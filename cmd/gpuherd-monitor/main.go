@@ -1,6 +1,6 @@
-// Command gpuherd-monitor follows the herd over D-Bus and tells Redis and
-// HTTP what happens. It changes nothing on the machine: where the GPUs have
-// changed, it asks gpuherd-rescan.service to look.
+// Command gpuherd-monitor follows the herd over D-Bus and its GPUs through NVML,
+// and tells Redis and HTTP what happens. It changes nothing on the machine: where
+// the GPUs have changed, it asks gpuherd-rescan.service to look.
 //
 // It runs as gpuherd-monitor.service: Type=notify, with a watchdog, and with
 // the folder of its epoch in $STATE_DIRECTORY. It exits 0 when told to stop, 1

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"flag"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 )
+
+var update = flag.Bool("update", false, "write what the verbs print now into testdata/*.txtar")
 
 func TestMain(m *testing.M) {
 	testscript.Main(leakTested{m}, map[string]func(){"gpuherd": main})
@@ -35,6 +38,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		RequireExplicitExec: true,
+		UpdateScripts:       *update,
 		RequireUniqueNames:  true,
 	})
 }

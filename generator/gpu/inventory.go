@@ -42,12 +42,9 @@ func ReadInventory(root string) (*Inventory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read inventory: %w", err)
 	}
-	var inv Inventory
-	if err := json.Unmarshal(data, &inv); err != nil {
+	inv, err := parseInventory(data)
+	if err != nil {
 		return nil, fmt.Errorf("cannot read inventory: %w", err)
-	}
-	if inv.Version < 1 || inv.Version > InventoryVersion {
-		return nil, fmt.Errorf("cannot read inventory: its format is version %d, this program knows %d", inv.Version, InventoryVersion)
 	}
 	boot, err := BootID(root)
 	if err != nil {
@@ -58,6 +55,17 @@ func ReadInventory(root string) (*Inventory, error) {
 	}
 	if err := inv.check(); err != nil {
 		return nil, fmt.Errorf("cannot use inventory: %w", err)
+	}
+	return inv, nil
+}
+
+func parseInventory(data []byte) (*Inventory, error) {
+	var inv Inventory
+	if err := json.Unmarshal(data, &inv); err != nil {
+		return nil, err
+	}
+	if inv.Version < 1 || inv.Version > InventoryVersion {
+		return nil, fmt.Errorf("its format is version %d, this program knows %d", inv.Version, InventoryVersion)
 	}
 	return &inv, nil
 }

@@ -74,3 +74,18 @@ func TestNumberForgetsSimulated(t *testing.T) {
 		t.Errorf("numbered %q", got)
 	}
 }
+
+// GPUs that no PCI bus shows are told apart by their nodes.
+func TestNumberByNode(t *testing.T) {
+	t.Parallel()
+	earlier := []GPU{{Index: 0, Node: "/dev/nvidia1", Minor: 1}, {Index: 1, Node: "/dev/nvidia4", Minor: 4}}
+	got := Number([]GPU{{Node: "/dev/nvidia0"}, {Node: "/dev/nvidia4", Minor: 4}}, earlier)
+	want := []GPU{
+		{Index: 0, Node: "/dev/nvidia1", Minor: 1, Fault: Left},
+		{Index: 1, Node: "/dev/nvidia4", Minor: 4},
+		{Index: 2, Node: "/dev/nvidia0"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

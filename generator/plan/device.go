@@ -70,6 +70,9 @@ func takes(s *service.Service, g gpu.GPU, mig *gpu.MIG) (why string, ok bool) {
 	if g.Fault != "" {
 		return what + " at " + g.Address() + ": " + g.Fault, false
 	}
+	if mig == nil && g.MIGMode && len(g.MIG) == 0 {
+		return what + " at " + g.Address() + " is in MIG mode and has no MIG device: programs would find no GPU", false
+	}
 	if len(s.Models) > 0 {
 		if g.Name == "" {
 			return what + " has no known name yet for Model=: gpuherd-setup finds it once the driver is up", false
@@ -128,7 +131,7 @@ func (m *maker) dropIn(c *choice, d device, in service.Instance) (why []string, 
 	if d.gpu.MIGMode && d.mig == nil {
 		why = append(why, "the GPU is in MIG mode: programs see one of its MIG devices, Per=mig runs on each")
 	}
-	return why, m.file(c, c.InstanceUnit(in)+".d/50-gpu.conf", f)
+	return why, m.file(c, dropInPath(c.InstanceUnit(in)), f)
 }
 
 // assignment writes NAME=value as one word of Environment=, specifiers in
@@ -195,8 +198,12 @@ var placement = []string{"NUMAPolicy", "NUMAMask", "CPUAffinity", "AllowedCPUs",
 // where none of the CPUs is the container's. Of a control group the kernel
 // takes the part that can be had.
 func (m *maker) numa(f *unitfile.File, c *choice, g gpu.GPU) []string {
-	if c.NUMA == service.NUMAOff || g.NUMANode < 0 {
+	strict := c.NUMA == service.NUMAStrict
+	if c.NUMA == service.NUMAOff || g.NUMANode < 0 && !strict {
 		return nil
+	}
+	if g.NUMANode < 0 {
+		return []string{"NUMA=strict has no effect: the GPU is on no NUMA node that is known"}
 	}
 	for _, key := range placement {
 		if _, own := c.File.Last("Service", key); own {
@@ -204,7 +211,6 @@ func (m *maker) numa(f *unitfile.File, c *choice, g gpu.GPU) []string {
 		}
 	}
 	node, cpus := strconv.Itoa(g.NUMANode), m.NodeCPUs[g.NUMANode]
-	strict := c.NUMA == service.NUMAStrict
 	if !m.Container {
 		policy := "preferred"
 		if strict {

@@ -35,9 +35,10 @@ type Input struct {
 	// Container: memory policies may be forbidden there, and CPUs taken; a
 	// unit that asks for them would not start.
 	Container bool
-	// Taken says what stands in the way of a unit's name, and why. nil:
-	// every name is free.
-	Taken func(unit string, s *service.Service) (Claim, string)
+	// Taken says what stands in the way of a file of a service, and why. The
+	// file is named as in File.Path: a unit, an instance of it, or a drop-in,
+	// for which the reason is the path of what hides it. nil: all are free.
+	Taken func(file string, s *service.Service) (Claim, string)
 }
 
 // A Claim is what somebody else's unit file does to one of ours.

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gpuherd/generator/service"
@@ -21,7 +22,7 @@ func (m *maker) template(c *choice) bool {
 		return false
 	}
 
-	out := &unitfile.File{Name: c.Path, Header: []string{Header, "from " + strings.Join(append([]string{c.Path}, c.DropIns...), ", ")}}
+	out := &unitfile.File{Name: c.Path, Header: []string{Header, "from " + sources(c)}}
 	section := func(name string, entries []unitfile.Entry) {
 		s := &unitfile.Section{Name: name, Entries: entries}
 		for _, e := range c.File.Entries(name) {
@@ -43,10 +44,23 @@ func (m *maker) template(c *choice) bool {
 	return m.file(c, c.Unit(), out)
 }
 
+// sources names the files that a unit is made of. The name of a drop-in may be
+// anything, and must not cost the unit.
+func sources(c *choice) string {
+	names := []string{c.Path}
+	for _, name := range c.DropIns {
+		if quoted := strconv.Quote(name); quoted != `"`+name+`"` {
+			name = quoted
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
+}
+
 // tooNew says that a directive was left out. In a file that we ship, that is
 // meant.
 func (m *maker) tooNew(e unitfile.Entry, since int) {
-	if strings.HasPrefix(e.File, service.Dirs[len(service.Dirs)-1]+"/") {
+	if service.ShippedFile(e.File) {
 		return
 	}
 	m.problem(&unitfile.Problem{
@@ -87,14 +101,23 @@ func (d *defaults) add(key, value string) {
 	d.service = append(d.service, unitfile.Entry{Key: key, Value: value})
 }
 
-// depend adds a dependency to [Unit] beside the file's own ones, unless the
-// file's last word on the key is an empty assignment.
+// depend adds a dependency to [Unit] beside the file's own ones.
 func (d *defaults) depend(key, unit string) {
-	if e, ok := d.file.Last("Unit", key); ok && e.Value == "" {
-		return
+	if !optsOut(d.file, key) {
+		d.unit = append(d.unit, unitfile.Entry{Key: key, Value: unit})
 	}
-	d.unit = append(d.unit, unitfile.Entry{Key: key, Value: unit})
 }
+
+// optsOut reports whether a file's last word on a dependency is an empty
+// assignment: then it gets none that it does not name.
+func optsOut(f *unitfile.File, key string) bool {
+	e, ok := f.Last("Unit", key)
+	return ok && e.Value == ""
+}
+
+// needsSetup reports whether a service waits for gpuherd-setup unless its file
+// opts out.
+func (m *maker) needsSetup(c *choice) bool { return m.setup && c.Name != Setup }
 
 func (m *maker) unitDefaults(d *defaults, c *choice) {
 	set := func(key, value string) {
@@ -111,9 +134,9 @@ func (m *maker) unitDefaults(d *defaults, c *choice) {
 	// A worker is worth restarting for ever: see restart.
 	set("StartLimitIntervalSec", "0")
 	d.depend("PartOf", Target)
-	if m.setup && c.Name != Setup {
-		d.depend("Requires", Setup+".service")
-		d.depend("After", Setup+".service")
+	if m.needsSetup(c) {
+		d.depend("Requires", setupUnit)
+		d.depend("After", setupUnit)
 	}
 }
 
@@ -172,7 +195,10 @@ func (m *maker) restart(d *defaults) {
 		return
 	}
 	if d.systemd < directives["RestartSteps"] {
-		d.set("RestartSec", "2s")
+		// It has to serve a single crash, which should cost nothing, and a
+		// loop, which should not cost a CPU. A start limit would leave the
+		// worker dead.
+		d.set("RestartSec", "500ms")
 		return
 	}
 	d.set("RestartSec", "1ms")

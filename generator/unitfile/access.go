@@ -69,5 +69,5 @@ func (f *File) Add(section, key, value string) {
 			return
 		}
 	}
-	f.Sections = append(f.Sections, &Section{Name: section, Entries: []Entry{e}})
+	f.Sections = append(f.Sections, &Section{Name: section, Entries: append(make([]Entry, 0, 16), e)})
 }

@@ -240,7 +240,7 @@ func QuoteWord(s string) (string, error) {
 // needsQuotes reports whether s is anything but a plain word. A lone ';' would
 // separate commands, and '#' or ';' in front could be read as a comment.
 func needsQuotes(s string) bool {
-	if s == "" || s[0] == '#' || s[0] == ';' || !validText([]byte(s)) {
+	if s == "" || s[0] == '#' || s[0] == ';' || !validText(s) {
 		return true
 	}
 	return strings.ContainsAny(s, " \t\"'\\") || hasControl(s)

@@ -198,7 +198,7 @@ func (p *parser) run() {
 
 // continues reports whether a line ends in a backslash that no backslash
 // before it escapes.
-func continues(line []byte) bool {
+func continues[T ~string | ~[]byte](line T) bool {
 	n := 0
 	for n < len(line) && line[len(line)-1-n] == '\\' {
 		n++
@@ -220,12 +220,12 @@ func (p *parser) logical(at int, raw []byte) {
 	if len(raw) == 0 {
 		return
 	}
-	if !validText(raw) {
+	line := string(raw)
+	if !validText(line) {
 		p.common(at, "not valid UTF-8, line ignored", "")
 		p.lose(raw)
 		return
 	}
-	line := string(raw)
 	if line[0] == '[' {
 		p.header(at, line)
 		return

@@ -6,19 +6,19 @@ import (
 	"unicode/utf8"
 )
 
-// validText reports whether b is UTF-8 as systemd's utf8_is_valid() has it:
+// validText reports whether s is UTF-8 as systemd's utf8_is_valid() has it:
 // without surrogates and without Unicode's noncharacters.
-func validText(b []byte) bool {
-	for len(b) > 0 {
-		if b[0] < utf8.RuneSelf {
-			b = b[1:]
+func validText(s string) bool {
+	for len(s) > 0 {
+		if s[0] < utf8.RuneSelf {
+			s = s[1:]
 			continue
 		}
-		r, n := utf8.DecodeRune(b)
+		r, n := utf8.DecodeRuneInString(s)
 		if r == utf8.RuneError && n <= 1 || !validRune(r) {
 			return false
 		}
-		b = b[n:]
+		s = s[n:]
 	}
 	return true
 }
@@ -46,7 +46,7 @@ func checkSection(name string) error {
 	switch {
 	case name == "":
 		return errors.New("section header without a name")
-	case !validText([]byte(name)):
+	case !validText(name):
 		return errors.New("section header is not valid UTF-8")
 	case hasControl(name) || strings.ContainsAny(name, "\t\"'\\"):
 		return errors.New("section header holds a quote, backslash or control character")

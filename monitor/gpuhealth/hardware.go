@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// Every is how often a Hardware looks.
+const Every = 2 * time.Second
+
 // A Hardware watches what the kernel shows of GPUs and asks for a rescan where
 // that changes: for containers, which have no udev, and for MIG devices, which
 // come and go without an event. Where the inventory then still tells otherwise

@@ -2,7 +2,6 @@ package gpuhealth
 
 import (
 	"bytes"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -17,51 +16,60 @@ import (
 
 const bootID = "0b7c1a52-7c1a-4f2e-9f10-5a3c0d8f1e77"
 
-func TestFollowsTheFile(t *testing.T) {
-	t.Parallel()
+// newRoot returns a root file system of this boot.
+func newRoot(t *testing.T) string {
+	t.Helper()
 	root := t.TempDir()
-	boot := filepath.Join(root, "proc/sys/kernel/random/boot_id")
-	if err := os.MkdirAll(filepath.Dir(boot), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(boot, []byte(bootID+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	var told [][]state.GPU
-	var log bytes.Buffer
-	i := &Inventory{
-		Root: root, Set: func(g []state.GPU) { told = append(told, g) },
-		Log: slog.New(slog.NewTextHandler(&log, nil)),
-	}
-	write := func(boot string, names ...string) {
-		t.Helper()
-		inv := gpu.Inventory{Version: gpu.InventoryVersion, BootID: boot, Source: gpu.SourceNVML}
-		for n, name := range names {
-			inv.GPUs = append(inv.GPUs, gpu.GPU{Index: n, PCI: fmt.Sprintf("0000:0%d:00.0", n+1), Name: name, Minor: 7 - n, NUMANode: -1, MemoryBytes: 80 << 30,
-				MIG: []gpu.MIG{{Index: 1, UUID: "MIG-1", Profile: "1g.10gb", MemoryBytes: 10 << 30}}})
+	for path, text := range map[string]string{"proc/sys/kernel/random/boot_id": bootID + "\n", gpu.RescanDir + "/.keep": ""} {
+		file := filepath.Join(root, path)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
 		}
-		if err := inv.Write(root); err != nil {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return root
+}
 
-	i.look() // nothing there yet
-	write("00000000-0000-0000-0000-000000000000", "of another boot")
-	i.look()
-	write(bootID, "H100")
-	i.look()
-	i.look() // the same: told once
-	write(bootID, "H100", "L40S")
-	i.look()
+func writeInventory(t *testing.T, root, boot string, gpus ...gpu.GPU) {
+	t.Helper()
+	for i := range gpus {
+		gpus[i].Index = i
+	}
+	inv := gpu.Inventory{Version: gpu.InventoryVersion, BootID: boot, Source: gpu.SourceNVML, GPUs: gpus}
+	if err := inv.Write(root); err != nil {
+		t.Fatal(err)
+	}
+}
 
-	of := func(index, minor int, name string) state.GPU {
-		return state.GPU{Index: index, PCI: fmt.Sprintf("0000:0%d:00.0", index+1), Name: name, Minor: minor, NUMA: -1, Memory: 80 << 30, Health: state.HealthUnknown,
-			MIG: []state.MIG{{Index: 1, UUID: "MIG-1", Profile: "1g.10gb", Memory: 10 << 30}}}
+func TestFollowsTheFile(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t)
+	var log bytes.Buffer
+	f := &inventoryFile{root: root, log: slog.New(slog.NewTextHandler(&log, nil))}
+	want := func(names ...string) {
+		t.Helper()
+		inv, ok := f.look()
+		var got []string
+		if ok {
+			for _, g := range inv.GPUs {
+				got = append(got, g.Name)
+			}
+		}
+		if diff := cmp.Diff(names, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
 	}
-	want := [][]state.GPU{{of(0, 7, "H100")}, {of(0, 7, "H100"), of(1, 6, "L40S")}}
-	if diff := cmp.Diff(want, told); diff != "" {
-		t.Errorf("told (-want +got):\n%s", diff)
-	}
+	first, second := gpu.GPU{PCI: "0000:01:00.0", Name: "H100", NUMANode: -1}, gpu.GPU{PCI: "0000:02:00.0", Name: "L40S", NUMANode: -1}
+	want() // nothing there yet
+	writeInventory(t, root, "00000000-0000-0000-0000-000000000000", first)
+	want() // of another boot
+	writeInventory(t, root, bootID, first)
+	want("H100")
+	want() // the same: told once
+	writeInventory(t, root, bootID, first, second)
+	want("H100", "L40S")
 	if log.Len() > 0 {
 		t.Errorf("logged %s", &log)
 	}
@@ -69,9 +77,20 @@ func TestFollowsTheFile(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, gpu.InventoryPath), []byte("{"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	i.look()
-	i.look()
-	if n := strings.Count(log.String(), "cannot tell of the GPUs"); n != 1 || len(told) != 2 {
-		t.Errorf("a broken file was logged %d times, GPUs told %d times: %s", n, len(told), &log)
+	want()
+	want()
+	if n := strings.Count(log.String(), "cannot tell of the GPUs"); n != 1 {
+		t.Errorf("a broken file was logged %d times: %s", n, &log)
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	t.Parallel()
+	got := describe(gpu.GPU{Index: 3, UUID: "GPU-1", PCI: "0000:01:00.0", Name: "H100", Minor: 7, NUMANode: -1, MemoryBytes: 80 << 30,
+		MIG: []gpu.MIG{{Index: 1, UUID: "MIG-1", Profile: "1g.10gb", MemoryBytes: 10 << 30}}})
+	want := state.GPU{Index: 3, UUID: "GPU-1", PCI: "0000:01:00.0", Name: "H100", Minor: 7, NUMA: -1, Memory: 80 << 30,
+		MIG: []state.MIG{{Index: 1, UUID: "MIG-1", Profile: "1g.10gb", Memory: 10 << 30}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -9,7 +9,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"gpuherd/monitor/bus"
+	"gpuherd/monitor/gpuhealth"
 	"gpuherd/monitor/relay"
+	"gpuherd/monitor/resources"
 	"gpuherd/monitor/state"
 )
 
@@ -18,14 +20,19 @@ import (
 type Sources struct {
 	Version string
 	Units   func() []state.Unit
+	GPUs    func() []state.GPU
+	XIDs    func() []gpuhealth.XIDErrors
 	Bus     func() bus.Stats
 	Relay   func() relay.Stats
+	Samples func() map[string]resources.Sample
+	Feed    func() FeedStats
 }
 
 // Metrics holds the monitor's own registry.
 type Metrics struct {
 	registry *prometheus.Registry
 	write    prometheus.Histogram
+	failures *failures
 }
 
 // NewMetrics returns the metrics of s.
@@ -37,10 +44,14 @@ func NewMetrics(s Sources) *Metrics {
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .05, .25, 1, 5},
 		}),
 	}
-	m.registry.MustRegister(m.write, collector{s},
+	m.failures = newFailures()
+	m.registry.MustRegister(m.write, collector{s}, usage{s}, m.failures,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
+
+// Push counts what a Delta tells. It is a sink of a state.Herd.
+func (m *Metrics) Push(d state.Delta) { m.failures.push(d) }
 
 // ObserveWrite takes how long a write to Redis took.
 func (m *Metrics) ObserveWrite(seconds float64) { m.write.Observe(seconds) }
@@ -58,7 +69,8 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	unitLabels = []string{"unit", "service", "instance", "gpu"}
+	// Not instance: Prometheus has its own label of that name.
+	unitLabels = []string{"unit", "service", "gpu"}
 
 	buildInfo = describe("build_info", "Always 1; the version is a label.", "version")
 
@@ -69,6 +81,13 @@ var (
 	unitPeak     = describe("unit_memory_peak_bytes", "Most memory that the unit's control group used (memory.peak).", unitLabels...)
 	unitLimit    = describe("unit_memory_limit_bytes", "MemoryMax= of the unit.", unitLabels...)
 	unitCPU      = describe("unit_cpu_seconds_total", "CPU time that this invocation of the unit used.", unitLabels...)
+
+	gpuLabels = []string{"gpu", "uuid"}
+
+	gpuHealthy     = describe("gpu_healthy", "1 while the GPU is healthy, 0 while it is unhealthy; absent while that is not known.", gpuLabels...)
+	gpuTemperature = describe("gpu_temperature_celsius", "Temperature of the GPU.", gpuLabels...)
+	gpuUtilisation = describe("gpu_utilisation_ratio", "Part of the last moments, 0 to 1, in which something ran on the GPU.", gpuLabels...)
+	gpuXIDs        = describe("gpu_xid_errors_total", "XID errors of the GPU since the monitor started, those of applications included.", "gpu", "uuid", "xid")
 
 	busSignals     = describe("bus_signals_total", "Signals read from D-Bus.")
 	busChanges     = describe("bus_changes_total", "Changes of units read from D-Bus.")
@@ -82,9 +101,18 @@ var (
 	redisWritten   = describe("redis_events_written_total", "Events that Redis confirmed.")
 	redisDropped   = describe("redis_events_dropped_total", "Events that no reader will see; a gap event tells their number.")
 	redisBatches   = describe("redis_batches_total", "Writes that Redis confirmed.")
-	redisErrors    = describe("redis_errors_total", "Failed calls of Redis.")
+	redisErrors    = describe("redis_errors_total", "Failed calls of Redis, by reason.", "reason")
 	epoch          = describe("monitor_epoch", "Count of the monitor's starts.")
 )
+
+// labels returns the values of unitLabels.
+func labels(u state.Unit) []string {
+	gpu := ""
+	if u.GPU != nil {
+		gpu = strconv.Itoa(*u.GPU)
+	}
+	return []string{u.Name, u.Service, gpu}
+}
 
 // A collector reads the sources at each scrape.
 type collector struct{ Sources }
@@ -93,6 +121,7 @@ type collector struct{ Sources }
 func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		buildInfo, unitActive, unitFailed, unitRestarts, unitMemory, unitPeak, unitLimit, unitCPU,
+		gpuHealthy, gpuTemperature, gpuUtilisation, gpuXIDs,
 		busSignals, busChanges, busDuplicates, busConnections, busResyncs,
 		redisConnected, redisFenced, redisPending, redisWritten, redisDropped, redisBatches, redisErrors, epoch,
 	} {
@@ -110,10 +139,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(buildInfo, 1, c.Version)
 	for _, u := range c.Units() {
-		labels := []string{u.Name, u.Service, u.Instance, ""}
-		if u.GPU != nil {
-			labels[3] = strconv.Itoa(*u.GPU)
-		}
+		labels := labels(u)
 		gauge(unitActive, number(u.Active == "active"), labels...)
 		gauge(unitFailed, number(u.Active == "failed"), labels...)
 		counter(unitRestarts, u.Restarts, labels...)
@@ -125,6 +151,21 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		if u.CPUNS != nil {
 			out <- prometheus.MustNewConstMetric(unitCPU, prometheus.CounterValue, float64(*u.CPUNS)/1e9, labels...)
 		}
+	}
+	for _, g := range c.GPUs() {
+		labels := []string{strconv.Itoa(g.Index), g.UUID}
+		if g.Health != state.HealthUnknown {
+			gauge(gpuHealthy, number(g.Health == state.Healthy), labels...)
+		}
+		if g.Temperature != nil {
+			gauge(gpuTemperature, float64(*g.Temperature), labels...)
+		}
+		if g.Utilisation != nil {
+			gauge(gpuUtilisation, float64(*g.Utilisation)/100, labels...)
+		}
+	}
+	for _, x := range c.XIDs() {
+		counter(gpuXIDs, x.Count, strconv.Itoa(x.GPU), x.UUID, strconv.FormatUint(x.XID, 10))
 	}
 	b := c.Bus()
 	counter(busSignals, b.Signals)
@@ -141,7 +182,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	counter(redisWritten, r.Written)
 	counter(redisDropped, r.Dropped)
 	counter(redisBatches, r.Batches)
-	counter(redisErrors, r.Errors)
+	for reason, n := range r.Errors {
+		counter(redisErrors, n, reason)
+	}
 	gauge(epoch, float64(r.Epoch))
 }
 

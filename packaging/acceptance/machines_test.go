@@ -46,7 +46,8 @@ type hardware struct {
 // anywhere are the tests that need no limits and no second GPU's node.
 var anywhere = []string{
 	"TestDropInShows", "TestUnitsVerify", "TestGPUsAreTold", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
-	"TestBrokenServiceFile", "TestRedisAway",
+	"TestBrokenServiceFile", "TestConfigurationErrorsFail", "TestRedisAway",
+	"TestUnitsAreMeasured", "TestMonitorIsConfined",
 }
 
 // withGPUs is the configuration of a machine with GPUs, on which probes run.

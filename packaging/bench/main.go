@@ -1,7 +1,8 @@
 // Command bench measures gpuherd against systemd's own tools and against PM2,
 // side by side in one run, and writes a table and a JSON file:
 //
-//   - the generator for 8 GPUs, next to systemd-fstab-generator;
+//   - the generator for 8 GPUs and for 16 with MIG, next to
+//     systemd-fstab-generator;
 //   - the monitor's memory with 64 workers, next to PM2's daemon and relay;
 //   - from the SIGKILL of one of 64 workers to the message at a Redis
 //     subscriber, next to PM2 with the relay that its users write.
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -26,9 +28,14 @@ func main() {
 	out := flag.String("out", "dist/bench", "`folder` for the JSON file")
 	runs := flag.Int("runs", 500, "how often each generator runs")
 	kills := flag.Int("kills", 258, "how many workers of each supervisor are killed")
+	only := flag.String("only", "", "measure one `part` alone: generator or crashes")
 	flag.Parse()
+	if flag.NArg() > 0 || !slices.Contains([]string{"", partGenerator, partCrashes}, *only) {
+		flag.Usage()
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := bench(ctx, *tree, *out, *runs, *kills)
+	err := bench(ctx, *only, *tree, *out, *runs, *kills)
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
@@ -36,14 +43,26 @@ func main() {
 	}
 }
 
-// bench measures everything and reports.
-func bench(ctx context.Context, tree, out string, runs, kills int) error {
+// The parts of -only.
+const (
+	partGenerator = "generator"
+	partCrashes   = "crashes"
+)
+
+// bench measures everything, or one part of it, and reports.
+func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
 	r := newResult()
-	if err := benchGenerator(r, tree, runs); err != nil {
-		return err
+	if only != partCrashes {
+		for _, s := range shapes {
+			if err := benchGenerator(r, tree, s, runs); err != nil {
+				return err
+			}
+		}
 	}
-	if err := benchCrashes(ctx, r, tree, kills); err != nil {
-		return err
+	if only != partGenerator {
+		if err := benchCrashes(ctx, r, tree, kills); err != nil {
+			return err
+		}
 	}
 	path, err := r.save(out)
 	if err != nil {
@@ -56,16 +75,33 @@ func bench(ctx context.Context, tree, out string, runs, kills int) error {
 	return nil
 }
 
-func benchGenerator(r *result, tree string, runs int) error {
-	ours, theirs, err := timeGenerators(tree, runs)
+func benchGenerator(r *result, tree string, s shape, runs int) error {
+	ours, theirs, err := timeGenerators(tree, s, runs)
 	if err != nil {
 		return fmt.Errorf("generators: %w", err)
 	}
 	note := fmt.Sprintf("%d runs in turn", len(ours))
-	r.addTimes(fmt.Sprintf("gpuherd-generator, %d GPUs", gpus), ours, note)
-	r.addTimes("systemd-fstab-generator", theirs, note)
-	r.add(figure{Name: "generator: ratio of wall times", Value: medianRatio(ours, theirs), Goal: 1.5, Note: "median of the pairs"})
+	r.addTimes("gpuherd-generator, "+s.name, times(ours), note)
+	r.addTimes("systemd-fstab-generator", times(theirs), note)
+	r.add(figure{Name: "generator, " + s.name + ": ratio of wall times", Value: medianRatio(times(ours), times(theirs)), Goal: s.goal, Note: "median of the pairs"})
+	r.add(figure{Name: "generator, " + s.name + ": peak RSS", Value: peak(ours), Unit: "MB", Goal: peakGoal, Note: "highest of the runs, or what the benchmark itself held"})
 	return nil
+}
+
+func times(runs []generatorRun) []time.Duration {
+	list := make([]time.Duration, len(runs))
+	for i, run := range runs {
+		list[i] = run.took
+	}
+	return list
+}
+
+func peak(runs []generatorRun) float64 {
+	highest := 0.0
+	for _, run := range runs {
+		highest = max(highest, run.peak)
+	}
+	return highest
 }
 
 func benchCrashes(ctx context.Context, r *result, tree string, kills int) (err error) {

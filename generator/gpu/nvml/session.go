@@ -45,6 +45,7 @@ func (r Recovery) String() string {
 
 // An Event is something that NVML told of a GPU.
 type Event struct {
-	PCI string // as Device has it
-	XID uint64 // the number of an XID error; 0: none, but what a Sample says may have changed
+	PCI      string // as Device has it
+	XID      uint64 // the number of an XID error; 0: none, but what a Sample says may have changed
+	Recovery bool   // what has to be done with the GPU has changed: a Sample tells to what
 }

@@ -134,8 +134,11 @@ func (s *Session) Wait(most time.Duration) (e Event, ok bool, err error) {
 			e.PCI = g.pci
 		}
 	}
-	if data.EventType == nvml.EventTypeXidCriticalError {
+	switch data.EventType {
+	case nvml.EventTypeXidCriticalError:
 		e.XID = data.EventData
+	case nvml.EventTypeGpuRecoveryAction:
+		e.Recovery = true
 	}
 	return e, true, nil
 }

@@ -140,7 +140,7 @@ func TestSessionEvents(t *testing.T) {
 	if e := next(); e != (Event{PCI: "0000:43:00.0", XID: 31}) {
 		t.Errorf("%+v", e)
 	}
-	if e := next(); e != (Event{PCI: "0000:1b:00.0"}) {
+	if e := next(); e != (Event{PCI: "0000:1b:00.0", Recovery: true}) {
 		t.Errorf("%+v", e)
 	}
 	if e, ok, err := session.Wait(time.Millisecond); ok || err != nil {
