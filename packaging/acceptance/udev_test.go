@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -98,8 +99,9 @@ func TestEventsStartARescan(t *testing.T) {
 	}
 	udevadm := func(args ...string) {
 		t.Helper()
-		if _, stderr, status := run(t, "udevadm", args...); status != 0 {
-			t.Fatalf("udevadm %s ended with %d: %s", strings.Join(args, " "), status, stderr)
+		// Not by run, whose context has ended in a cleanup.
+		if out, err := exec.Command("udevadm", args...).CombinedOutput(); err != nil {
+			t.Fatalf("udevadm %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
 	udevadm("control", "--reload")
