@@ -14,6 +14,7 @@ import (
 	"gpuherd/generator/version"
 	"gpuherd/monitor/bus"
 	"gpuherd/monitor/gpuhealth"
+	"gpuherd/monitor/journal"
 	"gpuherd/monitor/relay"
 	"gpuherd/monitor/resources"
 	"gpuherd/monitor/state"
@@ -74,10 +75,13 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		SaveEpoch: func(n uint64) error { return relay.SaveEpoch(stateDir, n) },
 		Alive:     func() bool { return alive() == nil && watcher.Ready() == nil },
 		Uptime:    uptime,
+		Monotonic: journal.Monotonic,
 		Observe:   func(seconds float64) { metrics.ObserveWrite(seconds) },
 	})
 	herd := state.NewHerd(toRedis.Push, time.Now)
-	toRedis.From(herd)
+	past := journal.NewBackfill(herd, (&journal.Journal{BootID: bootID}).Since, kept(stateDir, bootID, log), log)
+	toRedis.From(past)
+	keeper := &relay.Keeper{Relay: toRedis, Dir: stateDir, Log: log}
 	to := newNotifier(log, func() string { return summary(herd, toRedis) })
 	watcher = bus.NewWatcher(log, herd, to.tick)
 	to.ready = watcher.Ready
@@ -86,13 +90,14 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	return &monitor{
 		units: herd.Units,
 		close: func() {
+			keeper.Keep()
 			_ = client.Close()
 			if lock != nil {
 				_ = lock.Close()
 			}
 		},
 		tasks: []task{
-			watcher, toRedis, to,
+			watcher, toRedis, past, keeper, to,
 			&resources.Sampler{Root: "/", Herd: herd, Log: log},
 			&gpuhealth.Inventory{Root: "/", Set: herd.SetGPUs, Log: log},
 			&web.Server{
@@ -101,6 +106,18 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 			},
 		},
 	}, nil
+}
+
+// kept returns what an earlier monitor of this boot had told.
+func kept(stateDir, bootID string, log *slog.Logger) journal.Since {
+	p, err := relay.LoadPosition(stateDir, bootID)
+	if err != nil {
+		log.Warn("what happened without a monitor is known only where Redis knows what it was told", "error", err)
+	}
+	if p == nil {
+		return journal.Since{}
+	}
+	return journal.Since{Seeds: p.Units, MonoUS: p.MonotonicUS}
 }
 
 // summary is the line that systemctl status shows.

@@ -54,7 +54,8 @@ type Source interface {
 	// Seed takes the counters that Redis has of an earlier monitor of this
 	// boot, and tells by how much they rose.
 	Seed(map[string]state.Seed) map[string]uint64
-	// Resync pushes an event of each unit that is not as that monitor left it.
+	// Resync pushes what happened since that monitor: at least an event of each
+	// unit that is not as it was left. nil: Redis knows of no such monitor.
 	Resync(map[string]state.Seed)
 	// Host pushes an event of type host.
 	Host(state.HostEvent)
@@ -82,6 +83,8 @@ type Config struct {
 	Alive func() bool
 	// Uptime returns how long the host is up.
 	Uptime func() time.Duration
+	// Monotonic returns CLOCK_MONOTONIC in µs, for Position. May be nil.
+	Monotonic func() uint64
 
 	Observe func(seconds float64) // takes how long each write took; may be nil
 }
@@ -115,6 +118,7 @@ type Relay struct {
 	epoch   uint64
 	problem error // why Redis cannot be written now; nil: it can
 	fenced  bool
+	told    told
 
 	written, batches, failures atomic.Uint64
 
@@ -143,6 +147,7 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 		started: time.Now().UnixMicro(),
 		wake:    make(chan struct{}, 1),
 		pending: newPending(cfg.Capacity),
+		told:    told{units: map[string]state.Seed{}},
 		problem: errors.New("not connected to Redis yet"),
 	}
 }
@@ -317,7 +322,7 @@ func (r *Relay) claim(ctx context.Context) error {
 		r.online = true
 		r.source.Host(state.HostEvent{Event: "online", Version: r.cfg.Version})
 	}
-	if seeds != nil {
+	if again == "0" {
 		r.source.Resync(seeds)
 	}
 	return nil

@@ -678,12 +678,12 @@ func TestReplays(t *testing.T) {
 	if err := m.relay.flush(ctx, false); err != nil {
 		t.Fatal(err)
 	}
-	ops, _ := m.relay.take()
+	ops, _, _ := m.relay.take()
 	if ops != nil {
 		t.Fatalf("flush left %v", ops)
 	}
 	m.herd.Observe(m.at("w@0.service", "active", "running", 2))
-	ops, evs := m.relay.take()
+	ops, evs, _ := m.relay.take()
 	first := m.relay.assemble(ops)
 	first.events, first.last = evs, evs[len(evs)-1].Seq
 	for range 3 {

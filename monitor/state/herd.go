@@ -25,6 +25,7 @@ type Herd struct {
 	synced   bool // a first Sync was told
 
 	earlier map[string]Seed // of Resync, for the first Sync; nil: none
+	held    *held           // nil: what is told is sent at once
 }
 
 type member struct {
@@ -95,6 +96,9 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 		case h.earlier != nil && m.differs(h.earlier):
 			h.event(m, true, &d)
 		}
+		if first && h.held != nil {
+			h.held.first[o.Name] = *m
+		}
 		d.Units = append(d.Units, m.unit)
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.units)) {
@@ -146,16 +150,33 @@ func keep(to **uint64, old *uint64) {
 
 // event appends the event of m's phase.
 func (h *Herd) event(m *member, resynced bool, d *Delta) {
-	at := int64(m.seen.ChangedUS)
-	if at == 0 {
-		at = m.seen.ReceivedUS
+	if h.held == nil {
+		m.unit.Seq = h.next()
 	}
-	m.unit.Seq = h.next()
-	e := &UnitEvent{Unit: m.unit, Event: m.phase, Resynced: resynced}
+	e := m.event()
+	e.Data.(*UnitEvent).Resynced = resynced
+	if h.held != nil {
+		h.held.events = append(h.held.events, e)
+		return
+	}
+	d.Events = append(d.Events, e)
+}
+
+// event returns the event of m's phase.
+func (m *member) event() Event {
+	e := &UnitEvent{Unit: m.unit, Event: m.phase}
 	if e.PID == 0 && (m.phase == Failed || m.phase == Stopped) {
 		e.PID = m.seen.ExecMainPID
 	}
-	d.Events = append(d.Events, Event{Seq: m.unit.Seq, AtUS: at, Type: TypeUnit, Data: e})
+	return Event{Seq: m.unit.Seq, AtUS: m.at(), Type: TypeUnit, Data: e}
+}
+
+// at is when m last changed, unix time in µs.
+func (m *member) at() int64 {
+	if m.seen.ChangedUS != 0 {
+		return int64(m.seen.ChangedUS)
+	}
+	return m.seen.ReceivedUS
 }
 
 // phase returns the phase of a unit that was in the phase before.
@@ -263,14 +284,14 @@ func (h *Herd) Snapshot(reason string) {
 	d := Delta{Reset: true, Units: h.list(), GPUs: h.gpus}
 	d.Events = []Event{{Seq: h.next(), AtUS: h.now().UnixMicro(), Type: TypeSnapshot,
 		Data: &SnapshotEvent{Units: len(d.Units), GPUs: len(d.GPUs), Reason: reason}}}
-	h.send(d)
+	h.sink(d)
 }
 
 // Host sends an event of type host.
 func (h *Herd) Host(e HostEvent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.send(Delta{Events: []Event{{Seq: h.next(), AtUS: h.now().UnixMicro(), Type: TypeHost, Data: &e}}})
+	h.sink(Delta{Events: []Event{{Seq: h.next(), AtUS: h.now().UnixMicro(), Type: TypeHost, Data: &e}}})
 }
 
 // Units returns all units by name.
@@ -326,7 +347,11 @@ func (h *Herd) next() uint64 {
 	return h.seq
 }
 
+// send hands on what was told, unless it is held back.
 func (h *Herd) send(d Delta) {
+	if h.held != nil {
+		return
+	}
 	if d.Reset || d.GPUsChanged || len(d.Units)+len(d.Gone)+len(d.Events)+len(d.Hints) > 0 {
 		h.sink(d)
 	}

@@ -202,13 +202,13 @@ func TestSeed(t *testing.T) {
 		want   uint64
 		raised uint64
 	}{
-		{"same invocation", []Observation{in("active/running", "a")}, Seed{5, "a", Running}, nil, 5, 5},
-		{"another invocation", []Observation{in("active/running", "b")}, Seed{5, "a", Running}, nil, 6, 6},
-		{"starts seen before the seed", []Observation{in("active/running", "b"), in("active/running", "c")}, Seed{5, "a", Running}, nil, 7, 6},
-		{"systemd counted more", []Observation{automatic(in("active/running", "b"), 9)}, Seed{5, "a", Running}, nil, 9, 0},
-		{"seed before anything is seen", nil, Seed{5, "a", Running}, []Observation{in("active/running", "a")}, 5, 0},
-		{"seed before, then another", nil, Seed{5, "a", Running}, []Observation{automatic(in("active/running", "b"), 6)}, 6, 0},
-		{"not started then", nil, Seed{0, "", Running}, []Observation{in("active/running", "a")}, 0, 0},
+		{"same invocation", []Observation{in("active/running", "a")}, Seed{5, "a", Running, 0}, nil, 5, 5},
+		{"another invocation", []Observation{in("active/running", "b")}, Seed{5, "a", Running, 0}, nil, 6, 6},
+		{"starts seen before the seed", []Observation{in("active/running", "b"), in("active/running", "c")}, Seed{5, "a", Running, 0}, nil, 7, 6},
+		{"systemd counted more", []Observation{automatic(in("active/running", "b"), 9)}, Seed{5, "a", Running, 0}, nil, 9, 0},
+		{"seed before anything is seen", nil, Seed{5, "a", Running, 0}, []Observation{in("active/running", "a")}, 5, 0},
+		{"seed before, then another", nil, Seed{5, "a", Running, 0}, []Observation{automatic(in("active/running", "b"), 6)}, 6, 0},
+		{"not started then", nil, Seed{0, "", Running, 0}, []Observation{in("active/running", "a")}, 0, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
