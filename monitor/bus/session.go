@@ -250,24 +250,36 @@ func (s *session) changed(sig *dbus.Signal) {
 	u.service = nil
 	u.touched = true
 	u.now.ReceivedUS = time.Now().UnixMicro()
-	if !news(u.sent, u.now) {
+	now, ok := u.now, true
+	if waiting(now) && now.InvocationID != "" && now.InvocationID != u.sent.InvocationID {
+		now, ok = belated(u.sent, now)
+	}
+	if !ok || !news(u.sent, now) {
 		s.w.stats.duplicates.Add(1)
 		return
 	}
-	u.sent = u.now
+	u.sent = now
 	s.w.stats.changes.Add(1)
-	s.w.handler.Observe(u.now)
+	s.w.handler.Observe(now)
+}
+
+// belated takes what systemd tells first at each start: the state before it
+// once more, inactive or failed, on 254 and later auto-restart-queued, already
+// with the new invocation's properties. Mostly that was told. Where a stop
+// took no time, as that of a oneshot that remains after exit, it is the only
+// word of it, and belongs to the invocation before.
+func belated(before, now state.Observation) (state.Observation, bool) {
+	if waiting(before) || before.Active == "" {
+		return before, false
+	}
+	o := before
+	o.Active, o.Sub, o.MainPID, o.StatusText = now.Active, now.Sub, 0, ""
+	o.ChangedUS, o.ChangedMonoUS, o.ReceivedUS = now.ChangedUS, now.ChangedMonoUS, now.ReceivedUS
+	return o, true
 }
 
 // news tells whether now says more than before.
 func news(before, now state.Observation) bool {
-	if waiting(now) && now.InvocationID != "" && now.InvocationID != before.InvocationID {
-		// At each start systemd first tells the state before it once more,
-		// already with the new invocation's id: inactive or failed, on 254
-		// and later auto-restart-queued. A run that ended has been seen
-		// beginning, so this is no end of one.
-		return false
-	}
 	if now.ChangedMonoUS < before.ChangedMonoUS {
 		return false
 	}

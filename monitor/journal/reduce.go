@@ -119,8 +119,11 @@ func (t *track) take(r Record) string {
 			return t.enter(state.Stopped)
 		}
 	case Failed:
+		if t.Phase == state.Stopped {
+			return ""
+		}
+		t.result = r.Result
 		if t.up() {
-			t.result = r.Result
 			return t.enter(state.Failed)
 		}
 	case Stopped:
