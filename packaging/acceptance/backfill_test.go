@@ -4,10 +4,12 @@ package acceptance
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -113,18 +115,144 @@ func (h *herd) do(verb, name string) {
 	}
 }
 
+// What happens while no monitor runs is read back from the journal: each phase
+// once, with what is known of it, before anything that is seen live. Where
+// Redis has forgotten what it was told, the monitor's own note of it does.
+func TestBackfilled(t *testing.T) {
+	h := open(t)
+	h.join(map[string]string{
+		"past-simple.service": zoo["zoo-simple.service"],
+		"past-notify.service": zoo["zoo-notify.service"],
+		"past-fails.service":  "[Service]\nExecStart=/bin/sh -c 'exit 3'\n",
+		"past-quiet.service":  "[Service]\nExecStart=/bin/sleep 1000\n",
+	})
+	for _, name := range []string{"past-simple.service", "past-notify.service", "past-quiet.service"} {
+		h.do("start", name)
+	}
+	for _, tt := range []struct {
+		name   string
+		killed bool // the monitor is, and Redis emptied
+	}{{"stopped in good order", false}, {"killed, and Redis has forgotten", true}} {
+		h.same()
+		before, err := h.redis.units()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tt.killed {
+			eventually(t, 20*time.Second, "the monitor has noted how far it told", func() error { return noted(before) })
+			h.kill(monitorUnit)
+		}
+		h.do("stop", monitorUnit) // also where it waits for its restart
+		mark := h.redis.mark()
+		if tt.killed {
+			ctx, cancel := brief()
+			defer cancel()
+			if err := h.redis.db.FlushAll(ctx).Err(); err != nil {
+				t.Fatal(err)
+			}
+			mark = "0"
+		}
+
+		h.do("kill", "past-simple.service")
+		eventually(t, 20*time.Second, "it is back", func() error {
+			return h.replaced(unit{Name: "past-simple.service", Invocation: before["past-simple.service"].InvocationID})
+		})
+		h.do("restart", "past-notify.service")
+		h.do("start", "past-fails.service")
+		eventually(t, 20*time.Second, "it has failed", func() error {
+			u, err := h.unit("past-fails.service")
+			if err == nil && u.Active != "failed" {
+				err = fmt.Errorf("it is %+v", u)
+			}
+			return err
+		})
+		h.do("start", monitorUnit)
+		h.same()
+		h.do("stop", "past-quiet.service") // seen live
+		h.do("start", "past-quiet.service")
+		h.same()
+
+		events := h.redis.mustSince(mark)
+		wantInOrder(t, events)
+		got := map[string][]string{}
+		for _, e := range events {
+			if !strings.HasPrefix(e.Unit.Name, "past-") {
+				continue
+			}
+			u := e.Unit
+			line := fmt.Sprintf("%s %s restarts=%d", u.Event, u.Result, u.Restarts-before[u.Name].Restarts)
+			if u.ExitCode != "" {
+				line += fmt.Sprintf(" %s/%d", u.ExitCode, u.ExitStatus)
+			}
+			if u.Backfilled {
+				line += " backfilled"
+			}
+			if u.Resynced {
+				line += " resynced"
+			}
+			got[u.Name] = append(got[u.Name], line)
+		}
+		again := uint64(0)
+		if tt.killed {
+			again = 1 // it ran the time before
+		}
+		want := map[string][]string{
+			"past-simple.service": {"failed signal restarts=0 killed/9 backfilled", "running success restarts=1 backfilled"},
+			"past-notify.service": {"stopping success restarts=0 backfilled", "stopped success restarts=0 backfilled",
+				"starting success restarts=1 backfilled", "running success restarts=1 backfilled"},
+			"past-fails.service": {fmt.Sprintf("running success restarts=%d backfilled", again),
+				fmt.Sprintf("failed exit-code restarts=%d exited/3 backfilled", again)},
+			"past-quiet.service": {"stopping success restarts=0", "stopped success restarts=0 killed/15", "running success restarts=1"},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s%v", tt.name, diff, events)
+		}
+		order := slices.IndexFunc(events, func(e event) bool { return strings.HasPrefix(e.Unit.Name, "past-") && !e.Unit.Backfilled })
+		if i := order + slices.IndexFunc(events[order:], func(e event) bool { return e.Unit.Backfilled }); i >= order {
+			t.Errorf("%s: after what was seen live comes%v", tt.name, events[i])
+		}
+	}
+}
+
+// same waits until Redis tells the same as systemd of every unit.
+func (h *herd) same() {
+	h.t.Helper()
+	eventually(h.t, 30*time.Second, "Redis tells what systemd does", func() error {
+		names, err := h.herd()
+		if err == nil {
+			err = h.differ(names)
+		}
+		if err == nil {
+			_, err = h.redis.heartbeat()
+		}
+		return err
+	})
+}
+
+// noted says what the monitor has not noted yet of what it told.
+func noted(told map[string]state.Unit) error {
+	data, err := os.ReadFile("/var/lib/gpuherd/position.json")
+	if err != nil {
+		return err
+	}
+	var p struct{ Units map[string]state.Seed }
+	if err := json.Unmarshal(data, &p); err != nil {
+		return err
+	}
+	for name, u := range told {
+		if got := p.Units[name]; got.InvocationID != u.InvocationID || got.Restarts != u.Restarts {
+			return fmt.Errorf("%s is noted as %+v, told as %+v", name, got, u)
+		}
+	}
+	return nil
+}
+
 // What the journal tells of a time is what the monitor told of it live.
 func TestJournalTellsTheSame(t *testing.T) {
 	const actions = 300
 	h := open(t)
 	h.join(zoo)
-	eventually(t, 20*time.Second, "the monitor knows them", func() error {
-		names, err := h.herd()
-		if err == nil {
-			err = h.differ(names)
-		}
-		return err
-	})
+	h.same()
 	seeds := map[string]state.Seed{}
 	units, err := h.redis.units()
 	if err != nil {
@@ -148,13 +276,7 @@ func TestJournalTellsTheSame(t *testing.T) {
 	for _, name := range names {
 		h.do("stop", name)
 	}
-	eventually(t, 20*time.Second, "the monitor has told all", func() error {
-		names, err := h.herd()
-		if err == nil {
-			err = h.differ(names)
-		}
-		return err
-	})
+	h.same()
 
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
