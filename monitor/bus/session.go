@@ -88,7 +88,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.calls = &Conn{bus: b, systemd: b.Object(busName, managerPath), target: s.w.opts.target}
+	s.calls = &Conn{bus: b, systemd: b.Object(busName, managerPath), opts: s.w.opts}
 	if _, err = s.subscribe(ctx); err != nil {
 		_ = b.Close()
 	}
@@ -103,7 +103,7 @@ func (s *session) close() {
 // subscribe asks systemd to send signals to the bus; without, not even
 // PropertiesChanged comes. fresh tells that systemd did not have us.
 func (s *session) subscribe(ctx context.Context) (fresh bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.w.opts.times.call)
 	defer cancel()
 	err = s.calls.systemd.CallWithContext(ctx, managerIface+".Subscribe", dbus.FlagNoAutoStart).Err
 	var e dbus.Error
@@ -121,9 +121,9 @@ func (s *session) subscribe(ctx context.Context) (fresh bool, err error) {
 func (s *session) loop(ctx context.Context) error {
 	ticks := time.NewTicker(tick)
 	defer ticks.Stop()
-	probe := time.NewTicker(probeEvery)
+	probe := time.NewTicker(s.w.opts.times.probe)
 	defer probe.Stop()
-	reassert := time.NewTicker(reassertEvery)
+	reassert := time.NewTicker(s.w.opts.times.reassert)
 	defer reassert.Stop()
 	s.resync(ctx, ReasonConnected)
 	for {
@@ -148,7 +148,7 @@ func (s *session) loop(ctx context.Context) error {
 				return errors.New("the bus closed the connection for calls")
 			}
 		case <-s.reloadEnd:
-			s.w.log.Warn("systemd has not finished reloading, reading the herd regardless", "after", reloadTimeout)
+			s.w.log.Warn("systemd has not finished reloading, reading the herd regardless", "after", s.w.opts.times.reload)
 			s.endReload(ctx, ReasonReload)
 		case <-s.retry:
 			s.retry = nil
@@ -194,7 +194,7 @@ func (s *session) take(ctx context.Context, sig *dbus.Signal) {
 		}
 		if active {
 			s.reloading = true
-			s.reloadEnd = time.After(reloadTimeout)
+			s.reloadEnd = time.After(s.w.opts.times.reload)
 			return
 		}
 		s.endReload(ctx, ReasonReload)
@@ -205,7 +205,7 @@ func (s *session) take(ctx context.Context, sig *dbus.Signal) {
 		}
 		if after == "" { // daemon-reexec: away until the new one is there
 			s.reloading = true
-			s.reloadEnd = time.After(reloadTimeout)
+			s.reloadEnd = time.After(s.w.opts.times.reload)
 			return
 		}
 		s.endReload(ctx, ReasonReexec)
@@ -336,7 +336,7 @@ func (s *session) read(ctx context.Context, reason string) ([]state.Observation,
 	// Replies come over the other connection and could overtake signals. The
 	// bus keeps the order towards one receiver: once it has answered on the
 	// signals' connection, all that systemd sent before its replies is here.
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.w.opts.times.call)
 	defer cancel()
 	if err := s.sig.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetId", 0).Err; err != nil {
 		return nil, fmt.Errorf("cannot reach the bus: %w", err)
@@ -345,7 +345,7 @@ func (s *session) read(ctx context.Context, reason string) ([]state.Observation,
 }
 
 func (s *session) match(ctx context.Context, names []string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.w.opts.times.call)
 	defer cancel()
 	rule := func(name string) []dbus.MatchOption {
 		return []dbus.MatchOption{dbus.WithMatchSender(busName), dbus.WithMatchObjectPath(UnitPath(name)),
@@ -384,7 +384,7 @@ func (s *session) answer(ctx context.Context, h herd) error {
 			return h.err
 		}
 		s.w.log.Warn("cannot read the herd, trying again", "reason", reason, "error", h.err)
-		s.retry = time.After(retryResync)
+		s.retry = time.After(s.w.opts.times.retry)
 		return nil
 	}
 	s.failures = 0

@@ -23,14 +23,9 @@ type Handler interface {
 	Sync(herd []state.Observation, reason string)
 }
 
-// Intervals of the reading loop.
 const (
-	tick           = time.Second      // proves progress
-	probeEvery     = time.Minute      // Subscribe again: before 257 PID 1 can forget subscribers (systemd#31015)
-	reassertEvery  = 5 * time.Minute  // a resync for its own sake
-	reloadTimeout  = 60 * time.Second // Reloading(true) without its (false)
-	retryResync    = time.Second
-	resyncAttempts = 5 // failed ones before the connection counts as broken
+	tick           = time.Second // of the reading loop, proves progress
+	resyncAttempts = 5           // failed ones before the connection counts as broken
 )
 
 // Reasons of a resync, as metrics and events name them.
@@ -184,7 +179,7 @@ func (w *Watcher) session(ctx context.Context) error {
 	defer s.helpers.Wait()
 	defer cancel()
 
-	dial, stop := context.WithTimeout(ctx, callTimeout)
+	dial, stop := context.WithTimeout(ctx, w.opts.times.call)
 	defer stop()
 	opened := make(chan error, 1)
 	s.helpers.Go(func() { opened <- s.open(dial) })
