@@ -47,6 +47,7 @@ type unit struct {
 	sent    state.Observation       // as last handed on
 	service map[string]dbus.Variant // of the Service interface, waiting for their Unit half
 	touched bool                    // by a signal, since the resync under way began
+	missed  bool                    // signals may have been, since now was told
 }
 
 // A herd is the answer of a resync. It comes to the loop as the body of a
@@ -164,6 +165,9 @@ func (s *session) loop(ctx context.Context) error {
 			}
 			if p.fresh {
 				s.w.log.Warn("systemd had lost the subscription, reading the herd")
+				for _, u := range s.units {
+					u.missed = true
+				}
 				s.resync(ctx, ReasonSubscription)
 			}
 		}
@@ -216,6 +220,7 @@ func (s *session) endReload(ctx context.Context, reason string) {
 	s.reloading, s.reloadEnd = false, nil
 	for _, u := range s.units {
 		u.service = nil
+		u.missed = true
 	}
 	s.resync(ctx, reason)
 }
@@ -251,6 +256,7 @@ func (s *session) changed(sig *dbus.Signal) {
 	u.touched = true
 	u.now.ReceivedUS = time.Now().UnixMicro()
 	now, ok := u.now, true
+	now.Missed, u.missed = u.missed, false
 	if waiting(now) && now.InvocationID != "" && now.InvocationID != u.sent.InvocationID {
 		now, ok = belated(u.sent, now)
 	}
@@ -259,6 +265,7 @@ func (s *session) changed(sig *dbus.Signal) {
 		return
 	}
 	u.sent = now
+	u.sent.Missed = false
 	s.w.stats.changes.Add(1)
 	s.w.handler.Observe(now)
 }
@@ -275,6 +282,7 @@ func belated(before, now state.Observation) (state.Observation, bool) {
 	o := before
 	o.Active, o.Sub, o.MainPID, o.StatusText = now.Active, now.Sub, 0, ""
 	o.ChangedUS, o.ChangedMonoUS, o.ReceivedUS = now.ChangedUS, now.ChangedMonoUS, now.ReceivedUS
+	o.Missed = now.Missed
 	return o, true
 }
 
@@ -425,12 +433,13 @@ func (s *session) adopt(list []state.Observation) {
 		case !ok:
 			u = &unit{now: o, sent: o}
 		case u.touched && o.ChangedMonoUS <= u.sent.ChangedMonoUS:
+			u.missed = false
 			for _, v := range []*state.Observation{&u.now, &u.sent} {
 				v.ControlGroup, v.Slice, v.MemoryMax = o.ControlGroup, o.Slice, o.MemoryMax
 				v.Memory, v.MemoryPeak, v.CPUNS = o.Memory, o.MemoryPeak, o.CPUNS
 			}
 		default:
-			u.now, u.sent = o, o
+			u.now, u.sent, u.missed = o, o, false
 		}
 		units[path] = u
 	}

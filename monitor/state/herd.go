@@ -110,10 +110,11 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 	h.send(d)
 }
 
-// step brings m to o.
-func (h *Herd) step(m *member, o Observation, resynced bool, d *Delta) {
+// step brings m to o. whole says that o was read and not signalled.
+func (h *Herd) step(m *member, o Observation, whole bool, d *Delta) {
 	before := m.unit
-	if !resynced { // signals do not carry these
+	resynced := whole || o.Missed
+	if !whole { // signals do not carry these
 		o.ControlGroup, o.Slice, o.MemoryMax = m.seen.ControlGroup, m.seen.Slice, m.seen.MemoryMax
 	}
 	m.unit = o.Unit()
