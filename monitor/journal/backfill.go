@@ -14,7 +14,7 @@ import (
 // Times of a Backfill.
 const (
 	patience = 10 * time.Second // for Redis to say what it was told last
-	syncWait = 5 * time.Second  // for systemd to say what is
+	look     = 5 * time.Millisecond
 
 	// The journal may be written a moment after D-Bus has told.
 	rereads  = 5
@@ -25,22 +25,20 @@ const (
 )
 
 // A Backfill tells a Herd the past that no monitor saw. It stands before the
-// Herd as the relay's source: once the relay has learned from Redis what an
-// earlier monitor told last, it reads the journal from there, and only then
-// does the Herd speak. Where Redis does not answer in time, what was kept on
-// the disk has to do.
+// Herd as the relay's source: once systemd has told what is, and the relay has
+// learned from Redis what an earlier monitor told last, it reads the journal
+// from there, and only then does the Herd speak. Where Redis does not answer
+// in time, what was kept on the disk has to do.
 type Backfill struct {
 	*state.Herd
-	read func(ctx context.Context, monoUS uint64) Excerpt
-	kept Since
-	log  *slog.Logger
-
+	read     func(ctx context.Context, monoUS uint64) Excerpt
+	kept     Since
+	log      *slog.Logger
 	patience time.Duration
-	ctx      context.Context // ends with Run
-	end      context.CancelFunc
 
 	mu       sync.Mutex
-	asked    bool // Redis has said what it knows
+	asked    bool // Redis has said what it knows:
+	seeds    map[string]state.Seed
 	released bool
 }
 
@@ -49,94 +47,100 @@ type Backfill struct {
 // seeds nothing is known of one in this boot.
 func NewBackfill(h *state.Herd, read func(ctx context.Context, monoUS uint64) Excerpt, kept Since, log *slog.Logger) *Backfill {
 	h.Hold()
-	b := &Backfill{Herd: h, read: read, kept: kept, log: log, patience: patience}
-	b.ctx, b.end = context.WithCancel(context.Background())
-	return b
+	return &Backfill{Herd: h, read: read, kept: kept, log: log, patience: patience}
 }
 
 // String names the task.
 func (b *Backfill) String() string { return "journal backfill" }
 
-// Run lets the Herd speak where Redis has not been heard of for a while. It
-// returns nil when ctx ends.
+// Run lets the Herd speak when all is known, and returns nil when ctx ends.
 func (b *Backfill) Run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, b.end)()
-	defer b.end()
-	late := time.NewTimer(b.patience)
-	defer late.Stop()
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-late.C:
+	late := time.Now().Add(b.patience)
+	for !b.Herd.Synced() || !b.answered() && time.Now().Before(late) {
+		if !pause(ctx, look) {
+			return nil
+		}
 	}
-	b.mu.Lock()
-	if !b.asked {
-		b.release(nil)
-	}
-	b.mu.Unlock()
+	b.release(ctx)
 	<-ctx.Done()
 	return nil
 }
 
-// Seed is the Herd's. Before the Herd speaks it has nothing to raise: Resync,
-// which follows, does both.
+func (b *Backfill) answered() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.asked
+}
+
+// Synced reports whether the Herd speaks.
+func (b *Backfill) Synced() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.released
+}
+
+// Seed takes what Redis was told last; nil: it knows nothing of this boot.
+// Once the Herd speaks it is the Herd's.
 func (b *Backfill) Seed(seeds map[string]state.Seed) map[string]uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.asked = true
-	if !b.released {
-		return nil
+	if b.released {
+		return b.Herd.Seed(seeds)
 	}
-	return b.Herd.Seed(seeds)
+	b.asked, b.seeds = true, seeds
+	return nil
 }
 
-// Resync tells the past since seeds, or, where Redis has none, since what was
-// kept, and lets the Herd speak. After that it is the Herd's own.
+// Resync is the Herd's once it speaks. Before, Run does more than that.
 func (b *Backfill) Resync(seeds map[string]state.Seed) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.released {
 		b.Herd.Resync(seeds)
-		return
 	}
-	b.release(seeds)
 }
 
-func (b *Backfill) release(seeds map[string]state.Seed) {
-	b.released = true
-	since := Since{Seeds: seeds, MonoUS: b.kept.MonoUS}
-	if since.Seeds == nil {
-		since.Seeds = b.kept.Seeds
-	}
-	if since.Seeds == nil || !b.synced() {
-		b.Release(since.Seeds, nil)
-		return
-	}
-	if b.kept.Seeds == nil {
-		since.MonoUS = lastChange(since.Seeds)
-	}
-	b.Release(since.Seeds, b.past(since))
-}
-
-// synced waits until systemd has told the herd.
-func (b *Backfill) synced() bool {
-	for end := time.Now().Add(syncWait); !b.Synced(); {
-		if time.Now().After(end) || !b.pause(10*time.Millisecond) {
-			return false
+// release reads the past and lets the Herd speak. Redis may still answer while
+// the journal is read for what was kept: then it is read once more.
+func (b *Backfill) release(ctx context.Context) {
+	for released := false; !released; {
+		asked := b.answered()
+		since := b.since()
+		var past []state.Past
+		if since.Seeds != nil {
+			past = b.past(ctx, since)
 		}
+		b.mu.Lock()
+		if released = asked == b.asked; released {
+			b.Release(since.Seeds, past)
+			b.released = true
+		}
+		b.mu.Unlock()
 	}
-	return true
+}
+
+// since returns where the past begins, as far as is known now.
+func (b *Backfill) since() Since {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.seeds == nil:
+		return b.kept
+	case b.kept.Seeds == nil:
+		return Since{Seeds: b.seeds, MonoUS: lastChange(b.seeds)}
+	}
+	return Since{Seeds: b.seeds, MonoUS: b.kept.MonoUS}
 }
 
 // past reads the journal, again where it does not reach the present yet.
-func (b *Backfill) past(since Since) []state.Past {
-	ctx, cancel := context.WithTimeout(b.ctx, readTimeout)
+func (b *Backfill) past(ctx context.Context, since Since) []state.Past {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	from := since.MonoUS - min(since.MonoUS, uint64(slack.Microseconds()))
 	x := b.read(ctx, from)
 	past := Reduce(x.Records, x.Short == nil, since)
 	lacking := b.Unreached(since.Seeds, past)
-	for try := 1; len(lacking) > 0 && x.Short == nil && try < rereads && b.pause(rereadIn); try++ {
+	for try := 1; len(lacking) > 0 && x.Short == nil && try < rereads && pause(ctx, rereadIn); try++ {
 		again := b.read(ctx, from)
 		if again.Short != nil {
 			break
@@ -156,9 +160,10 @@ func (b *Backfill) past(since Since) []state.Past {
 	return past
 }
 
-func (b *Backfill) pause(d time.Duration) bool {
+// pause reports false where ctx ended meanwhile.
+func pause(ctx context.Context, d time.Duration) bool {
 	select {
-	case <-b.ctx.Done():
+	case <-ctx.Done():
 		return false
 	case <-time.After(d):
 		return true

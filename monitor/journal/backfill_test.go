@@ -120,11 +120,17 @@ func TestBackfill(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := play(t, tt.kept, tt.journal...)
-			s.herd.Sync([]state.Observation{found("active", "running", "b", 12_000)}, "connected")
 			s.fill.Seed(tt.redis)
 			s.fill.Host(state.HostEvent{Event: "online"})
-			s.want("1 host")
 			s.fill.Resync(tt.redis)
+			s.want("1 host")
+			if s.fill.Synced() {
+				t.Error("the herd counts as known")
+			}
+			stop := s.run()
+			s.herd.Sync([]state.Observation{found("active", "running", "b", 12_000)}, "connected")
+			s.speaks()
+			stop()
 			s.want(append([]string{"1 host"}, tt.want...)...)
 			if len(s.asks) != tt.asks {
 				t.Errorf("read %d times, want %d", len(s.asks), tt.asks)
@@ -156,45 +162,65 @@ func TestBackfillWithoutRedis(t *testing.T) {
 	s := play(t, Since{Seeds: seeds(5, "a", state.Running), MonoUS: 10}, crash)
 	s.fill.patience = time.Millisecond
 	s.herd.Sync([]state.Observation{found("active", "running", "b", 12_000)}, "connected")
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- s.fill.Run(ctx) }()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		s.mu.Lock()
-		n := len(s.told)
-		s.mu.Unlock()
-		if n == 2 || time.Now().After(end) {
-			break
-		}
-	}
+	defer s.run()()
+	s.speaks()
 	s.want("1 failed a restarts=5 backfilled", "2 running b restarts=6 backfilled")
-	s.fill.Seed(seeds(9, "a", state.Running))
+	if raised := s.fill.Seed(seeds(9, "a", state.Running))[unit]; raised != 4 {
+		t.Errorf("raised by %d, want 4", raised)
+	}
 	s.fill.Resync(seeds(9, "a", state.Running))
 	s.want("1 failed a restarts=5 backfilled", "2 running b restarts=6 backfilled")
-	if got := s.herd.Units()[0].Restarts; got != 10 {
-		t.Errorf("%d restarts, want those that Redis knew and one", got)
+}
+
+// Where Redis answers while the journal is read for what was kept, what it
+// says counts.
+func TestBackfillRedisComesMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := play(t, Since{Seeds: seeds(5, "a", state.Running), MonoUS: 10}, crash)
+	s.fill.patience = 0
+	read := s.fill.read
+	s.fill.read = func(ctx context.Context, monoUS uint64) Excerpt {
+		if len(s.asks) == 0 {
+			s.fill.Seed(seeds(9, "b", state.Running))
+			s.fill.Resync(seeds(9, "b", state.Running))
+		}
+		return read(ctx, monoUS)
 	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	s.herd.Sync([]state.Observation{found("failed", "failed", "b", 12_500)}, "connected")
+	defer s.run()()
+	s.speaks()
+	s.want("1 failed b restarts=9 resynced")
 }
 
 // Told to stop, it waits for nothing.
 func TestBackfillStops(t *testing.T) {
 	t.Parallel()
 	s := play(t, Since{Seeds: seeds(5, "a", state.Running)}, Excerpt{})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := s.fill.Run(ctx); err != nil {
-		t.Error(err)
+	s.run()()
+	s.want()
+}
+
+// run runs the Backfill until the function it returns is called.
+func (s *scene) run() (stop func()) {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	done := make(chan error)
+	go func() { done <- s.fill.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			s.t.Error(err)
+		}
 	}
-	s.fill.Resync(nil) // the herd was never read
-	if len(s.asks) != 0 {
-		t.Error("it has read the journal")
+}
+
+// speaks waits until the Herd does.
+func (s *scene) speaks() {
+	s.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !s.fill.Synced(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatal("the herd does not speak")
+		}
 	}
-	s.herd.Sync([]state.Observation{found("active", "running", "b", 12_000)}, "connected")
-	s.want("1 running b restarts=6 resynced")
 }
 
 func TestLastChange(t *testing.T) {

@@ -62,9 +62,10 @@ func (p *pending) tells(monoUS uint64) tells {
 	return t
 }
 
-// current returns the time if the view of the herd is current, else 0.
+// current returns the time if the view of the herd is current and all of it
+// was pushed, else 0.
 func (r *Relay) current() uint64 {
-	if r.cfg.Monotonic == nil || !r.cfg.Alive() {
+	if r.cfg.Monotonic == nil || !r.cfg.Alive() || !r.source.Synced() {
 		return 0
 	}
 	return r.cfg.Monotonic()

@@ -83,6 +83,15 @@ func TestPositionNeedsAView(t *testing.T) {
 	if k.Keep(); load(t, k.Dir) != nil {
 		t.Error("a position is kept though nobody looks")
 	}
+
+	// Nor before the herd was pushed, however long that takes.
+	n := newMonitor(t, redistest.Start(t), bootA, 1, func(c *Config) { c.Monotonic = func() uint64 { return 7 } })
+	n.run()
+	eventually(t, "the heart beats", func() bool { return n.relay.Stats().Batches > 1 })
+	k.Relay = n.relay
+	if k.Keep(); load(t, k.Dir) != nil {
+		t.Error("a position is kept before anything is known of the herd")
+	}
 }
 
 func TestPositionBadFiles(t *testing.T) {

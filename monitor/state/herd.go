@@ -41,7 +41,7 @@ type counter struct {
 	first      string // invocation that this monitor saw first
 	invocation string // the last
 	restarts   uint64
-	automatic  uint32 // NRestarts as last told
+	automatic  uint32 // automatic restarts as last told
 	told       bool   // automatic is known
 	since      uint64 // starts counted after first
 }
@@ -216,29 +216,27 @@ func (h *Herd) count(o Observation) uint64 {
 		c = &counter{}
 		h.counters[o.Name] = c
 	}
+	begun := o.begun()
 	switch o.InvocationID {
 	case "", c.invocation:
 	default:
 		if c.invocation == "" {
 			c.first = o.InvocationID
-			c.restarts = uint64(o.NRestarts)
-			if o.Job != 0 && strings.HasPrefix(o.Sub, "auto-restart") && o.NRestarts > 0 {
-				c.restarts-- // counted already, but not started yet
-			}
+			c.restarts = uint64(begun)
 		} else {
 			n := uint64(1)
-			if c.told && o.NRestarts > c.automatic+1 { // some were not seen
-				n = uint64(o.NRestarts - c.automatic)
+			if c.told && begun > c.automatic+1 { // some were not seen
+				n = uint64(begun - c.automatic)
 			}
 			c.restarts += n
 			c.since += n
 			if !c.told {
-				c.restarts = max(c.restarts, uint64(o.NRestarts))
+				c.restarts = max(c.restarts, uint64(begun))
 			}
 		}
 		c.invocation = o.InvocationID
 	}
-	c.automatic, c.told = o.NRestarts, true
+	c.automatic, c.told = begun, true
 	return c.restarts
 }
 

@@ -33,19 +33,13 @@ func (h *Herd) Hold() {
 // the first Sync; an event marked as resynced of each unit that the past does
 // not bring to where the first Sync found it; and what was kept back since.
 // seeds is what an earlier monitor of this boot left, and where past begins;
-// nil: there was none. Without Hold it does nothing.
+// nil: there was none. It comes after the first Sync; without Hold it does
+// nothing.
 func (h *Herd) Release(seeds map[string]Seed, past []Past) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	kept := h.held
 	if kept == nil {
-		return
-	}
-	if !h.synced {
-		h.seed(seeds)
-		h.earlier = seeds
-		h.held = nil
-		h.send(Delta{GPUs: h.gpus, GPUsChanged: h.gpus != nil})
 		return
 	}
 

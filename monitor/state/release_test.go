@@ -113,6 +113,7 @@ func TestRelease(t *testing.T) {
 				t.Errorf("told units (-want +got):\n%s", diff)
 			}
 			told.deltas = nil
+			h.Release(nil, nil) // has ended
 			h.Observe(killed(300, "z"))
 			if len(told.events()) != 1 {
 				t.Error("what comes later is not told at once")
@@ -121,17 +122,17 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// Where the herd could not be read, what is found later is told as between two
-// monitors without a journal.
-func TestReleaseBeforeSync(t *testing.T) {
+// That the monitor is there is told at once.
+func TestHostOnHold(t *testing.T) {
 	t.Parallel()
 	h, told := newHerd()
 	h.Hold()
 	h.Host(HostEvent{Event: "online"})
-	h.Release(map[string]Seed{"a.service": {3, "a", Running, 1}}, nil)
-	h.Sync([]Observation{in("active/running", "b")}, "connected")
-	h.Release(nil, nil) // has ended
-	want(t, told.events(), "1 host", "2 a.service running restarts=4 resynced")
+	want(t, told.events(), "1 host")
+	h.Sync([]Observation{in("active/running", "a")}, "connected")
+	h.Observe(in("failed/failed", "a"))
+	h.Release(nil, nil)
+	want(t, told.events(), "2 a.service failed restarts=0")
 }
 
 func TestUnreached(t *testing.T) {
