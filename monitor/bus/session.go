@@ -39,6 +39,7 @@ type session struct {
 	retry    <-chan time.Time
 	probed   chan probed
 	probing  bool
+	asked    time.Time // when systemd was last known to send us signals
 }
 
 // A unit is what the session knows of one unit.
@@ -47,7 +48,6 @@ type unit struct {
 	sent    state.Observation       // as last handed on
 	service map[string]dbus.Variant // of the Service interface, waiting for their Unit half
 	touched bool                    // by a signal, since the resync under way began
-	missed  bool                    // signals may have been, since now was told
 }
 
 // A herd is the answer of a resync. It comes to the loop as the body of a
@@ -61,6 +61,7 @@ type herd struct {
 const herdAnswer = "gpuherd.herd"
 
 type probed struct {
+	at    time.Time
 	fresh bool // systemd had lost the subscription
 	err   error
 }
@@ -90,6 +91,7 @@ func (s *session) open(ctx context.Context) (err error) {
 		return err
 	}
 	s.calls = &Conn{bus: b, systemd: b.Object(busName, managerPath), opts: s.w.opts}
+	s.asked = time.Now()
 	if _, err = s.subscribe(ctx); err != nil {
 		_ = b.Close()
 	}
@@ -165,11 +167,10 @@ func (s *session) loop(ctx context.Context) error {
 			}
 			if p.fresh {
 				s.w.log.Warn("systemd had lost the subscription, reading the herd")
-				for _, u := range s.units {
-					u.missed = true
-				}
+				s.w.handler.Lost(s.asked.UnixMicro())
 				s.resync(ctx, ReasonSubscription)
 			}
+			s.asked = p.at
 		}
 	}
 }
@@ -182,8 +183,9 @@ func (s *session) probe(ctx context.Context) {
 	}
 	s.probing = true
 	s.helpers.Go(func() {
+		at := time.Now()
 		fresh, err := s.subscribe(ctx)
-		s.probed <- probed{fresh, err}
+		s.probed <- probed{at, fresh, err}
 	})
 }
 
@@ -197,8 +199,7 @@ func (s *session) take(ctx context.Context, sig *dbus.Signal) {
 			return
 		}
 		if active {
-			s.reloading = true
-			s.reloadEnd = time.After(s.w.opts.times.reload)
+			s.beginReload()
 			return
 		}
 		s.endReload(ctx, ReasonReload)
@@ -208,19 +209,23 @@ func (s *session) take(ctx context.Context, sig *dbus.Signal) {
 			return
 		}
 		if after == "" { // daemon-reexec: away until the new one is there
-			s.reloading = true
-			s.reloadEnd = time.After(s.w.opts.times.reload)
+			s.beginReload()
 			return
 		}
 		s.endReload(ctx, ReasonReexec)
 	}
 }
 
+func (s *session) beginReload() {
+	s.reloading = true
+	s.reloadEnd = time.After(s.w.opts.times.reload)
+	s.w.handler.Lost(time.Now().UnixMicro())
+}
+
 func (s *session) endReload(ctx context.Context, reason string) {
 	s.reloading, s.reloadEnd = false, nil
 	for _, u := range s.units {
 		u.service = nil
-		u.missed = true
 	}
 	s.resync(ctx, reason)
 }
@@ -256,7 +261,6 @@ func (s *session) changed(sig *dbus.Signal) {
 	u.touched = true
 	u.now.ReceivedUS = time.Now().UnixMicro()
 	now, ok := u.now, true
-	now.Missed, u.missed = u.missed, false
 	if waiting(now) && now.InvocationID != "" && now.InvocationID != u.sent.InvocationID {
 		now, ok = belated(u.sent, now)
 	}
@@ -265,7 +269,6 @@ func (s *session) changed(sig *dbus.Signal) {
 		return
 	}
 	u.sent = now
-	u.sent.Missed = false
 	s.w.stats.changes.Add(1)
 	s.w.handler.Observe(now)
 }
@@ -282,7 +285,6 @@ func belated(before, now state.Observation) (state.Observation, bool) {
 	o := before
 	o.Active, o.Sub, o.MainPID, o.StatusText = now.Active, now.Sub, 0, ""
 	o.ChangedUS, o.ChangedMonoUS, o.ReceivedUS = now.ChangedUS, now.ChangedMonoUS, now.ReceivedUS
-	o.Missed = now.Missed
 	return o, true
 }
 
@@ -433,13 +435,12 @@ func (s *session) adopt(list []state.Observation) {
 		case !ok:
 			u = &unit{now: o, sent: o}
 		case u.touched && o.ChangedMonoUS <= u.sent.ChangedMonoUS:
-			u.missed = false
 			for _, v := range []*state.Observation{&u.now, &u.sent} {
 				v.ControlGroup, v.Slice, v.MemoryMax = o.ControlGroup, o.Slice, o.MemoryMax
 				v.Memory, v.MemoryPeak, v.CPUNS = o.Memory, o.MemoryPeak, o.CPUNS
 			}
 		default:
-			u.now, u.sent, u.missed = o, o, false
+			u.now, u.sent = o, o
 		}
 		units[path] = u
 	}

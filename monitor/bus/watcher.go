@@ -18,8 +18,11 @@ import (
 type Handler interface {
 	// Observe takes one change of one unit, in the order of the bus.
 	Observe(state.Observation)
-	// Sync takes the whole herd: after connecting, and whenever signals may
-	// have been lost. reason says why.
+	// Lost says that signals may have been missed since the given unix time in
+	// µs, and may be until the next Sync.
+	Lost(sinceUS int64)
+	// Sync takes the whole herd: after connecting, after Lost, and now and
+	// then. reason says why.
 	Sync(herd []state.Observation, reason string)
 }
 
@@ -135,9 +138,12 @@ func (w *Watcher) Run(ctx context.Context) error {
 	for {
 		began := time.Now()
 		err := w.session(ctx)
-		w.subscribed.Store(false)
+		told := w.subscribed.Swap(false)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if told {
+			w.handler.Lost(time.Now().UnixMicro())
 		}
 		if time.Since(began) > time.Minute {
 			delay = first

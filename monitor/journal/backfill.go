@@ -14,7 +14,6 @@ import (
 // Times of a Backfill.
 const (
 	patience = 10 * time.Second // for Redis to say what it was told last
-	look     = 5 * time.Millisecond
 
 	// The journal may be written a moment after D-Bus has told.
 	rereads  = 5
@@ -24,46 +23,69 @@ const (
 	slack = 2 * time.Second
 )
 
-// A Backfill tells a Herd the past that no monitor saw. It stands before the
-// Herd as the relay's source: once systemd has told what is, and the relay has
-// learned from Redis what an earlier monitor told last, it reads the journal
-// from there, and only then does the Herd speak. Where Redis does not answer
-// in time, what was kept on the disk has to do.
+// A Backfill tells a Herd what it missed: what happened while no monitor ran,
+// while the bus was away, during a reload of systemd. It holds the Herd, and
+// reads the journal for each window in which changes were missed.
+//
+// It stands before the Herd as the relay's source, since of the first window
+// Redis knows best where it begins: at what an earlier monitor told last. Where
+// Redis does not answer in time, what was kept on the disk has to do.
 type Backfill struct {
 	*state.Herd
 	read     func(ctx context.Context, monoUS uint64) Excerpt
 	kept     Since
 	log      *slog.Logger
 	patience time.Duration
+	wake     chan struct{}
 
-	mu       sync.Mutex
-	asked    bool // Redis has said what it knows:
-	seeds    map[string]state.Seed
-	released bool
+	mu     sync.Mutex
+	asked  bool // Redis has said what it knows:
+	seeds  map[string]state.Seed
+	speaks bool // the first window was released
 }
 
 // NewBackfill puts h on Hold and returns its Backfill. read is that of a
 // Journal. kept is what the earlier monitor kept of what it had told; without
 // seeds nothing is known of one in this boot.
 func NewBackfill(h *state.Herd, read func(ctx context.Context, monoUS uint64) Excerpt, kept Since, log *slog.Logger) *Backfill {
-	h.Hold()
-	return &Backfill{Herd: h, read: read, kept: kept, log: log, patience: patience}
+	b := &Backfill{Herd: h, read: read, kept: kept, log: log, patience: patience, wake: make(chan struct{}, 1)}
+	h.Hold(b.look)
+	return b
+}
+
+// look makes Run look at the window.
+func (b *Backfill) look() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
 }
 
 // String names the task.
 func (b *Backfill) String() string { return "journal backfill" }
 
-// Run lets the Herd speak when all is known, and returns nil when ctx ends.
+// Run releases what the Herd holds whenever a window is complete. It returns
+// nil when ctx ends.
 func (b *Backfill) Run(ctx context.Context) error {
-	late := time.Now().Add(b.patience)
-	for !b.Herd.Synced() || !b.answered() && time.Now().Before(late) {
-		if !pause(ctx, look) {
+	late := time.NewTimer(b.patience)
+	defer late.Stop()
+	for patient := true; ; {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-late.C:
+			patient = false
+		case <-b.wake:
+		}
+		// One that opens again, or of which Redis tells meanwhile, is begun
+		// anew.
+		for {
+			w, ok := b.Window()
+			if !ok || w.Initial && patient && !b.answered() || b.release(ctx, w) {
+				break
+			}
 		}
 	}
-	b.release(ctx)
-	<-ctx.Done()
-	return nil
 }
 
 func (b *Backfill) answered() bool {
@@ -72,22 +94,16 @@ func (b *Backfill) answered() bool {
 	return b.asked
 }
 
-// Synced reports whether the Herd speaks.
-func (b *Backfill) Synced() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.released
-}
-
 // Seed takes what Redis was told last; nil: it knows nothing of this boot.
 // Once the Herd speaks it is the Herd's.
 func (b *Backfill) Seed(seeds map[string]state.Seed) map[string]uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.released {
+	if b.speaks {
 		return b.Herd.Seed(seeds)
 	}
 	b.asked, b.seeds = true, seeds
+	b.look()
 	return nil
 }
 
@@ -95,31 +111,35 @@ func (b *Backfill) Seed(seeds map[string]state.Seed) map[string]uint64 {
 func (b *Backfill) Resync(seeds map[string]state.Seed) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.released {
+	if b.speaks {
 		b.Herd.Resync(seeds)
 	}
 }
 
-// release reads the past and lets the Herd speak. Redis may still answer while
-// the journal is read for what was kept: then it is read once more.
-func (b *Backfill) release(ctx context.Context) {
-	for released := false; !released; {
-		asked := b.answered()
-		since := b.since()
-		var past []state.Past
-		if since.Seeds != nil {
-			past = b.past(ctx, since)
-		}
-		b.mu.Lock()
-		if released = asked == b.asked; released {
-			b.Release(since.Seeds, past)
-			b.released = true
-		}
-		b.mu.Unlock()
+// release reads what happened in w and lets the Herd tell it. It reports false
+// where that has become void.
+func (b *Backfill) release(ctx context.Context, w state.Window) bool {
+	asked := b.answered()
+	since := Since{Seeds: w.Seeds}
+	if w.Initial {
+		since = b.since()
+	} else {
+		since.MonoUS = monotonicAt(w.FromUS)
 	}
+	var past []state.Past
+	if since.Seeds != nil && b.Changed(since.Seeds) {
+		past = b.past(ctx, since)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if w.Initial && asked != b.asked || !b.Release(w, since.Seeds, past) {
+		return false
+	}
+	b.speaks = true
+	return true
 }
 
-// since returns where the past begins, as far as is known now.
+// since returns where the first window begins, as far as is known now.
 func (b *Backfill) since() Since {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -150,7 +170,7 @@ func (b *Backfill) past(ctx context.Context, since Since) []state.Past {
 		lacking = b.Unreached(since.Seeds, past)
 	}
 	if x.Short != nil {
-		b.log.Warn("the journal does not tell all that happened without a monitor: events that may lack others before them are marked as resynced",
+		b.log.Warn("the journal does not tell all that was missed: events that may lack others before them are marked as resynced",
 			"reason", x.Short, "records", len(x.Records))
 	}
 	if len(lacking) > 0 {
@@ -176,7 +196,13 @@ func lastChange(seeds map[string]state.Seed) uint64 {
 	for _, s := range seeds {
 		last = max(last, s.SinceMS)
 	}
-	ago := max(0, time.Now().UnixMilli()-last) * 1000
+	return monotonicAt(last * 1000)
+}
+
+// monotonicAt returns what CLOCK_MONOTONIC was at a unix time, both in µs, as
+// far as the clock has not been set since.
+func monotonicAt(us int64) uint64 {
+	ago := max(0, time.Now().UnixMicro()-us)
 	now := Monotonic()
 	return now - min(now, uint64(ago))
 }

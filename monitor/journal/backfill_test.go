@@ -105,7 +105,7 @@ func TestBackfill(t *testing.T) {
 		{"nothing was kept", Since{}, seeds(7, "a", state.Running), []Excerpt{crash}, 1,
 			[]string{"2 failed a restarts=7 backfilled", "3 running b restarts=8 backfilled"}, ""},
 		{"the first monitor", Since{}, nil, []Excerpt{crash}, 0, nil, ""},
-		{"all was told", kept, seeds(7, "b", state.Running), []Excerpt{crash}, 1, nil, ""},
+		{"all was told", kept, seeds(7, "b", state.Running), []Excerpt{crash}, 0, nil, ""},
 		{"the journal comes late", kept, nil, []Excerpt{{}, {Records: crash.Records[:1]}, crash}, 3,
 			[]string{"2 failed a restarts=5 backfilled", "3 running b restarts=6 backfilled"}, ""},
 		{"the journal cannot be read", kept, nil, []Excerpt{{Short: errors.New("no permission")}}, 1,
@@ -190,6 +190,54 @@ func TestBackfillRedisComesMeanwhile(t *testing.T) {
 	defer s.run()()
 	s.speaks()
 	s.want("1 failed b restarts=9 resynced")
+}
+
+// What is missed while it runs, as in a reload of systemd, is read back, too.
+func TestBackfillLater(t *testing.T) {
+	t.Parallel()
+	s := play(t, Since{}, crash)
+	defer s.run()()
+	s.fill.Seed(nil)
+	s.herd.Sync([]state.Observation{found("active", "running", "a", 1_000)}, "connected")
+	s.speaks()
+	s.herd.Lost(time.Now().UnixMicro() - 5_000_000)
+	if s.fill.Synced() {
+		t.Error("the herd counts as known")
+	}
+	s.herd.Sync([]state.Observation{found("active", "running", "b", 12_000)}, "reload")
+	s.speaks()
+	s.want("1 failed a restarts=0 backfilled", "2 running b restarts=1 backfilled")
+	if ago := Monotonic() - s.asks[0]; len(s.asks) != 1 || ago < 7_000_000 || ago > 60_000_000 {
+		t.Errorf("read %d times, from %d µs ago, want 7 s", len(s.asks), ago)
+	}
+	// Where nothing changed there is nothing to read.
+	s.herd.Lost(time.Now().UnixMicro())
+	s.herd.Sync([]state.Observation{found("active", "running", "b", 12_000)}, "reload")
+	s.speaks()
+	if len(s.asks) != 1 {
+		t.Error("the journal is read though nothing changed")
+	}
+}
+
+// Changes that are lost again while the journal is read are read, too.
+func TestBackfillLostMeanwhile(t *testing.T) {
+	t.Parallel()
+	more := Excerpt{Records: append(crash.Records[:2:2], record(Failed, "b", 13_000), record(Started, "c", 14_000))}
+	s := play(t, Since{}, crash, more)
+	read := s.fill.read
+	s.fill.read = func(ctx context.Context, monoUS uint64) Excerpt {
+		x := read(ctx, monoUS)
+		if len(s.asks) == 1 {
+			s.herd.Lost(1)
+			s.herd.Sync([]state.Observation{found("active", "running", "c", 14_000)}, "reload")
+		}
+		return x
+	}
+	s.fill.Seed(seeds(5, "a", state.Running))
+	s.herd.Sync([]state.Observation{found("active", "running", "b", 12_000)}, "connected")
+	defer s.run()()
+	s.speaks()
+	s.want("1 failed a restarts=5 backfilled", "2 running b restarts=6 backfilled", "3 failed b restarts=6 backfilled", "4 running c restarts=7 backfilled")
 }
 
 // Told to stop, it waits for nothing.

@@ -25,7 +25,9 @@ type Herd struct {
 	synced   bool // a first Sync was told
 
 	earlier map[string]Seed // of Resync, for the first Sync; nil: none
-	held    *held           // nil: what is told is sent at once
+
+	held     *held  // nil: what is told is sent at once
+	complete func() // of Hold; nil: a complete window is released at once
 }
 
 type member struct {
@@ -72,7 +74,7 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var d Delta
-	first := !h.synced
+	first, completes := !h.synced, h.held.open()
 	h.synced = true
 	present := map[string]bool{}
 	for _, o := range herd {
@@ -88,16 +90,13 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 		m = &member{seen: o, phase: phase("", o), invocation: o.InvocationID}
 		h.units[o.Name] = m
 		m.unit = o.Unit()
-		m.unit.Restarts = h.count(o)
+		m.unit.Restarts = h.count(o, true)
 		switch {
 		case !first:
 			// Configuration brought it while we watched: that is news.
 			h.event(m, false, &d)
 		case h.earlier != nil && m.differs(h.earlier):
 			h.event(m, true, &d)
-		}
-		if first && h.held != nil {
-			h.held.first[o.Name] = *m
 		}
 		d.Units = append(d.Units, m.unit)
 	}
@@ -107,19 +106,22 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 			d.Gone = append(d.Gone, name)
 		}
 	}
+	if completes {
+		h.closeWindow()
+		return
+	}
 	h.send(d)
 }
 
-// step brings m to o. whole says that o was read and not signalled.
-func (h *Herd) step(m *member, o Observation, whole bool, d *Delta) {
+// step brings m to o.
+func (h *Herd) step(m *member, o Observation, resynced bool, d *Delta) {
 	before := m.unit
-	resynced := whole || o.Missed
-	if !whole { // signals do not carry these
+	if !resynced { // signals do not carry these
 		o.ControlGroup, o.Slice, o.MemoryMax = m.seen.ControlGroup, m.seen.Slice, m.seen.MemoryMax
 	}
 	m.unit = o.Unit()
 	m.unit.Seq = before.Seq
-	m.unit.Restarts = h.count(o)
+	m.unit.Restarts = h.count(o, resynced || h.held.open())
 	if o.InvocationID == before.InvocationID && m.unit.PID == before.PID {
 		keep(&m.unit.MemoryBytes, before.MemoryBytes)
 		keep(&m.unit.MemoryPeakBytes, before.MemoryPeakBytes)
@@ -209,8 +211,9 @@ func phase(before string, o Observation) string {
 	return Running // active, reloading, refreshing and what may come
 }
 
-// count notes o's invocation and returns the restarts.
-func (h *Herd) count(o Observation) uint64 {
+// count notes o's invocation and returns the restarts. missed says that some
+// may not have been seen.
+func (h *Herd) count(o Observation, missed bool) uint64 {
 	c := h.counters[o.Name]
 	if c == nil {
 		c = &counter{}
@@ -225,7 +228,7 @@ func (h *Herd) count(o Observation) uint64 {
 			c.restarts = uint64(begun)
 		} else {
 			n := uint64(1)
-			if c.told && begun > c.automatic+1 { // some were not seen
+			if missed && c.told && begun > c.automatic+1 {
 				n = uint64(begun - c.automatic)
 			}
 			c.restarts += n
@@ -318,11 +321,12 @@ func (h *Herd) ControlGroups() map[string]string {
 	return groups
 }
 
-// Synced reports whether systemd has told the herd once.
+// Synced reports whether systemd has told the herd, and nothing of it is kept
+// back.
 func (h *Herd) Synced() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.synced
+	return h.synced && h.held == nil
 }
 
 // Seq returns the number of the last event.

@@ -234,25 +234,6 @@ func TestSeed(t *testing.T) {
 	}
 }
 
-// What may lack others before it says so, as if it had been read.
-func TestMissed(t *testing.T) {
-	t.Parallel()
-	h, told := newHerd()
-	o := in("active/running", "1")
-	o.Slice = "gpuherd.slice"
-	h.Sync([]Observation{o}, "connected")
-	again := in("active/running", "2")
-	again.Missed = true
-	h.Observe(again)
-	again.StatusText = "job-1" // no other phase, so nothing was missed
-	h.Observe(again)
-	h.Observe(in("failed/failed", "2"))
-	want(t, told.events(), "1 a.service running restarts=1 resynced", "2 a.service failed restarts=1")
-	if got := h.ControlGroups()["a.service"]; got != "/gpuherd.slice/a.service" {
-		t.Errorf("the control group is %q", got)
-	}
-}
-
 func TestFigures(t *testing.T) {
 	t.Parallel()
 	h, told := newHerd()

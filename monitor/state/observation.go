@@ -37,9 +37,6 @@ type Observation struct {
 	MemoryPeak   *uint64 // MemoryPeak, bytes; nil: not told (systemd < 254)
 	CPUNS        *uint64 // CPUUsageNSec; nil: not told
 
-	// Missed says that changes before this one may not have been told.
-	Missed bool
-
 	// ReceivedUS is when the signal or reply came in, unix time in µs.
 	ReceivedUS int64
 }

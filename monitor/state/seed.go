@@ -60,6 +60,7 @@ func (h *Herd) seed(seeds map[string]Seed) map[string]uint64 {
 	}
 	slices.SortFunc(d.Units, func(a, b Unit) int { return cmp.Compare(a.Name, b.Name) })
 	h.send(d)
+	h.held.raise(raised, h.complete)
 	return raised
 }
 

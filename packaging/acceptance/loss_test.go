@@ -117,6 +117,11 @@ func TestLoss(t *testing.T) {
 		c := report.Units[name]
 		if got := int(told(name)); got > c.Starts-1 || got < c.Starts-1-c.Lacking {
 			t.Errorf("Redis counts %d restarts of %s, the journal %d starts, of which the stream lacks %d", got, name, c.Starts, c.Lacking)
+			for _, e := range reader.told {
+				if e.Unit == name {
+					t.Logf("%d.%d %s %.4s %d b=%v r=%v", e.Epoch, e.Seq, e.Event, e.Invocation, e.Restarts, e.Backfilled, e.Resynced)
+				}
+			}
 		}
 	}
 	rss.report(t)

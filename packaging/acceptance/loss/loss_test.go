@@ -49,6 +49,7 @@ func TestCheck(t *testing.T) {
 		{"some lack, as is said", append(without(4, 5, 6, 7), resynced(u(5, "running", "d", 3))), nil},
 		{"some lack, and a gap tells of it", append(whole[:4:4], Told{BootID: "x", Epoch: 1, Seq: 11, Type: "gap", From: 9, To: 11}, whole[7]), nil},
 		{"the last lack, and a gap tells of it", append(whole[:5:5], Told{BootID: "x", Epoch: 1, Seq: 12, Type: "gap", From: 10, To: 12}), nil},
+		{"Redis lost what was read", append(whole[:8:8], Told{BootID: "x", Epoch: 1, Seq: 12, Type: "gap", From: 1, To: 12}), nil},
 		{"numbers lack", append(whole[:4:4], resynced(whole[7])), []string{"1.9 lacks"}},
 		{"told twice", append(whole[:8:8], whole[7]), []string{"1.12 comes after 1.12", "1.12 is told twice", "w: 1.12 tells once more"}},
 		{"told again by the next", append(whole[:8:8], epoch(2, u(1, "failed", "c", 3))), []string{"w: 2.1 tells once more"}},
