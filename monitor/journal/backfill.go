@@ -18,9 +18,6 @@ const (
 	// The journal may be written a moment after D-Bus has told.
 	rereads  = 5
 	rereadIn = 50 * time.Millisecond
-
-	// slack is how much later than it happened a change may be told.
-	slack = 2 * time.Second
 )
 
 // A Backfill tells a Herd what it missed: what happened while no monitor ran,
@@ -156,12 +153,11 @@ func (b *Backfill) since() Since {
 func (b *Backfill) past(ctx context.Context, since Since) []state.Past {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	from := since.MonoUS - min(since.MonoUS, uint64(slack.Microseconds()))
-	x := b.read(ctx, from)
+	x := b.read(ctx, since.MonoUS)
 	past := Reduce(x.Records, x.Short == nil, since)
 	lacking := b.Unreached(since.Seeds, past)
 	for try := 1; len(lacking) > 0 && x.Short == nil && try < rereads && pause(ctx, rereadIn); try++ {
-		again := b.read(ctx, from)
+		again := b.read(ctx, since.MonoUS)
 		if again.Short != nil {
 			break
 		}

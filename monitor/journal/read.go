@@ -20,6 +20,9 @@ const (
 	maxBytes    = 64 << 20 // of journalctl's output
 	maxLine     = 1 << 20
 	maxStderr   = 4 << 10
+
+	// slack is how much later than it happened a change may be told.
+	slack = 2 * time.Second
 )
 
 // A Journal reads the records of one boot.
@@ -43,12 +46,14 @@ type Excerpt struct {
 // errEnough ends a reading early.
 var errEnough = errors.New("enough")
 
-// Since returns the records written at monoUS (CLOCK_MONOTONIC, µs) or later.
-// It reads from the newest backwards, so what a bound cuts off is the oldest.
+// Since returns the records written at monoUS (CLOCK_MONOTONIC, µs) or later,
+// and some before. It reads from the newest backwards, so what a bound cuts off
+// is the oldest.
 func (j *Journal) Since(ctx context.Context, monoUS uint64) Excerpt {
 	ctx, cancel := context.WithTimeout(ctx, orElse(j.Timeout, readTimeout))
 	defer cancel()
 	var x Excerpt
+	from := monoUS - min(monoUS, uint64(slack.Microseconds()))
 	most := orElse(j.MaxRecords, maxRecords)
 	names := map[string]string{} // one copy of each string that many records have
 	odd := 0
@@ -58,7 +63,7 @@ func (j *Journal) Since(ctx context.Context, monoUS uint64) Excerpt {
 			odd++
 			return nil
 		}
-		if r.MonoUS < monoUS {
+		if r.MonoUS < from {
 			return errEnough
 		}
 		if len(x.Records) == most {
@@ -115,7 +120,7 @@ func (j *Journal) reaches(ctx context.Context, monoUS uint64) error {
 		if err != nil {
 			return err
 		}
-		if mono >= monoUS {
+		if mono > monoUS {
 			return fmt.Errorf("its oldest entry is %v younger", time.Duration(mono-monoUS)*time.Microsecond)
 		}
 		return errEnough

@@ -50,14 +50,14 @@ func TestSince(t *testing.T) {
 		want   int    // records
 		short  string // in the error; empty: none
 	}{
-		{"back to a record", "cat " + path, all[10].MonoUS, 0, len(all) - 10, ""},
+		{"back to a record", "cat " + path, all[10].MonoUS + 2_000_000, 0, len(all) - 10, ""},
 		{"back beyond the first", "[ $reverse ] && exec cat " + path + "; " + oldest + "; exec sleep 1000", 6, 0, len(all), ""},
 		{"the journal begins later", "[ $reverse ] && exec cat " + path + "; " + oldest, 4, 0, len(all), "oldest entry is 1µs younger"},
 		{"of this boot there is nothing", "exit 0", 4, 0, 0, "no entry of this boot"},
 		{"no permission", "echo 'No journal files were opened due to insufficient permissions.' >&2; exit 1", 4, 0, 0, "insufficient permissions"},
 		{"it fails half-way", "[ $reverse ] && head -n 7 " + path + "; echo 'Bad message' >&2; exit 1", 4, 0, 7, "Bad message"},
 		{"too many", "cat " + path, 4, 20, 20, "more than 20 records"},
-		{"something odd between", "echo '{}'; echo nonsense; cat " + path, all[10].MonoUS, 0, len(all) - 10, "2 entries could not be read"},
+		{"something odd between", "echo '{}'; echo nonsense; cat " + path, all[10].MonoUS + 2_000_000, 0, len(all) - 10, "2 entries could not be read"},
 		{"a line without an end", "head -c 2000000 /dev/zero", 4, 0, 0, "cannot read what journalctl says"},
 		{"it ends as it is read", "cat " + path + "; exit 3", all[0].MonoUS, 0, len(all), "exit status 3"},
 	} {

@@ -136,20 +136,27 @@ func (h *Herd) Window() (w Window, ok bool) {
 	return h.held.Window, true
 }
 
-// Changed reports whether any unit is not as seeds has it at the end of the
-// open window.
+// Changed reports whether any unit entered a phase since seeds, as far as the
+// end of the open window shows.
 func (h *Herd) Changed(seeds map[string]Seed) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.held == nil {
 		return false
 	}
-	for _, m := range h.held.found {
-		if m.differs(seeds) {
+	for _, f := range h.held.found {
+		if f.moved(seeds) {
 			return true
 		}
 	}
 	return false
+}
+
+// moved reports whether f entered its phase since seeds. A unit that is new and
+// was never started has not.
+func (f *found) moved(seeds map[string]Seed) bool {
+	_, old := seeds[f.unit.Name]
+	return f.differs(seeds) && (old || f.invocation != "")
 }
 
 // Release ends a window. What it sends are the past, as far as it happened
@@ -310,7 +317,7 @@ func (h *Herd) Unreached(seeds map[string]Seed, past []Past) []string {
 	for _, name := range slices.Sorted(maps.Keys(h.held.found)) {
 		m := h.held.found[name]
 		end, ok := ends[name]
-		if (!ok || !m.is(past[end])) && m.differs(seeds) {
+		if (!ok || !m.is(past[end])) && m.moved(seeds) {
 			names = append(names, name)
 		}
 	}
