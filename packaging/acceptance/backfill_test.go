@@ -249,7 +249,7 @@ func noted(told map[string]state.Unit) error {
 
 // What the journal tells of a time is what the monitor told of it live.
 func TestJournalTellsTheSame(t *testing.T) {
-	const actions = 300
+	const actions = 150
 	h := open(t)
 	h.join(zoo)
 	h.same()
