@@ -162,6 +162,11 @@ func (s *session) loop(ctx context.Context) error {
 			s.probe(ctx)
 		case p := <-s.probed:
 			s.probing = false
+			if errors.Is(p.err, context.DeadlineExceeded) && ctx.Err() == nil {
+				// It is busy. Its signals still come over this connection.
+				s.w.log.Warn("systemd does not answer", "error", p.err)
+				continue
+			}
 			if p.err != nil {
 				return p.err
 			}

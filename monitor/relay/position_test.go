@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -150,4 +151,30 @@ func TestUnitsAfterTheirEvents(t *testing.T) {
 		t.Errorf("%d restarts, want %d", got, batchEvents)
 	}
 	inOrder(t, events(t, c))
+}
+
+// What one unit says without a pause makes few writes, and the last of it
+// arrives.
+func TestChatter(t *testing.T) {
+	t.Parallel()
+	const texts = 20_000
+	srv := redistest.Start(t)
+	m := newMonitor(t, srv, bootA, 1)
+	o := m.at("w@0.service", "active", "running", 1)
+	m.herd.Sync([]state.Observation{o}, "connected")
+	m.run()
+	m.drained()
+	before := m.relay.Stats().Batches
+	for i := range texts {
+		o.StatusText = fmt.Sprint(i)
+		m.herd.Observe(o)
+		if i%1000 == 999 { // as it comes from a bus
+			time.Sleep(time.Millisecond)
+		}
+	}
+	c := srv.Client(t)
+	eventually(t, "the last is told", func() bool { return units(t, c)["w@0.service"].StatusText == fmt.Sprint(texts-1) })
+	if n := m.relay.Stats().Batches - before; n > texts/20 {
+		t.Errorf("%d texts made %d writes", texts, n)
+	}
 }

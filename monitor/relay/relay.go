@@ -33,6 +33,10 @@ const (
 	callTimeout    = 2 * time.Second
 	farewell       = 3 * time.Second // for the last batches at the end
 
+	// lazily is how long a change without an event waits for others: a unit may
+	// tell another STATUS= a thousand times a second.
+	lazily = 20 * time.Millisecond
+
 	// fencedFor is how long a fenced monitor says so before it ends: two hosts
 	// of one name would else take the keys from each other without a pause.
 	fencedFor = 30 * time.Second
@@ -111,7 +115,8 @@ type Relay struct {
 	channel string
 	started int64
 
-	wake chan struct{}
+	wake chan struct{} // events wait
+	lazy chan struct{} // changes without an event do
 
 	mu      sync.Mutex
 	pending pending
@@ -146,6 +151,7 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 		channel: k("notify"),
 		started: time.Now().UnixMicro(),
 		wake:    make(chan struct{}, 1),
+		lazy:    make(chan struct{}, 1),
 		pending: newPending(cfg.Capacity),
 		told:    told{units: map[string]state.Seed{}},
 		problem: errors.New("not connected to Redis yet"),
@@ -167,8 +173,12 @@ func (r *Relay) Push(d state.Delta) {
 	r.mu.Lock()
 	r.pending.add(d)
 	r.mu.Unlock()
+	to := r.lazy
+	if len(d.Events) > 0 {
+		to = r.wake
+	}
 	select {
-	case r.wake <- struct{}{}:
+	case to <- struct{}{}:
 	default:
 	}
 }
@@ -249,7 +259,8 @@ func (r *Relay) serve(ctx context.Context, beat <-chan time.Time, back *rediscli
 			return err
 		}
 	}
-	due := true // the first heartbeat at once
+	due := true                // the first heartbeat at once
+	var later <-chan time.Time // a lazy write is due
 	for {
 		if err := r.flush(ctx, due); err != nil {
 			return err
@@ -263,13 +274,23 @@ func (r *Relay) serve(ctx context.Context, beat <-chan time.Time, back *rediscli
 		if first {
 			r.log.Info("writing to Redis", "epoch", r.Stats().Epoch)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-r.wake:
-		case <-beat:
-			due = true
+		for wait := true; wait; {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-r.wake:
+				wait = false
+			case <-beat:
+				due, wait = true, false
+			case <-later:
+				wait = false
+			case <-r.lazy:
+				if later == nil {
+					later = time.After(lazily)
+				}
+			}
 		}
+		later = nil
 	}
 }
 

@@ -57,7 +57,7 @@ func settings() []setting {
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
 				conf: "[GPU]\nSimulate=yes\n",
 				// Printing as fast as it can belongs where processes are fast.
-				tests: append([]string{"TestContainer", "TestEveryLineKept", "TestJournalTellsTheSame"}, anywhere...),
+				tests: append([]string{"TestContainer", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood"}, anywhere...),
 			},
 			setting{
 				name: "loss-" + string(suite),

@@ -21,9 +21,12 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	// The same binary is the job program of the workers under test.
-	if filepath.Base(os.Args[0]) == "job" {
+	// The same binary is the job program of the workers under test, and more.
+	switch filepath.Base(os.Args[0]) {
+	case "job":
 		os.Exit(runJob())
+	case "flood":
+		os.Exit(runFlood())
 	}
 	if err := wanted(); err != nil {
 		fmt.Fprintf(os.Stderr, "acceptance: %v\nacceptance: run it in disposable machines: go test -tags machine ./packaging/acceptance\n", err)
