@@ -5,6 +5,7 @@ DESTDIR   ?=
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI  ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME  ?= 60s
+SOAKTIME  ?= 30m
 
 BIN       := bin
 TREE      := $(BIN)/tree
@@ -18,7 +19,7 @@ CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test check lint fuzz bench install package clean dependencies tree image
+.PHONY: help build run test check soak lint fuzz bench install package clean dependencies tree image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +64,9 @@ test: dependencies tree ## run every test: units, then acceptance in disposable 
 check: ## run the tests that need neither root nor a machine
 	$(GO) vet ./...
 	$(GO) test -race ./...
+
+soak: dependencies tree ## do harm to a herd in a machine for SOAKTIME, and hold what was told against the journal
+	$(GO) test -tags machine -timeout 0 -v -run '^TestMachines$$/^loss-trixie$$' ./packaging/acceptance -soak $(SOAKTIME)
 
 lint: ## run golangci-lint
 	$(GO) run $(GOLANGCI) run ./...

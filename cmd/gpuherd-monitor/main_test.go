@@ -195,7 +195,7 @@ func TestProgram(t *testing.T) {
 		}
 		return all
 	}
-	want := []string{"1unitfailed", "1unitrunning", "1hostonline", "1snapshotconnected"}
+	want := []string{"1hostonline", "1unitfailed", "1unitrunning", "1snapshotconnected"}
 	eventually(t, "all events are there", func() bool { return slices.Equal(types(), want) })
 	eventually(t, "it is ready", func() bool { code, _ := p.get("/readyz"); return code == 200 })
 	eventually(t, "the heart beats", func() bool { return c.Exists(t.Context(), "gpuherd:{box}:heartbeat").Val() == 1 })

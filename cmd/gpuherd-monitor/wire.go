@@ -15,6 +15,7 @@ import (
 	"gpuherd/generator/version"
 	"gpuherd/monitor/bus"
 	"gpuherd/monitor/gpuhealth"
+	"gpuherd/monitor/journal"
 	"gpuherd/monitor/machinestatus"
 	"gpuherd/monitor/relay"
 	"gpuherd/monitor/resources"
@@ -77,6 +78,7 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		SaveEpoch: func(n uint64) error { return relay.SaveEpoch(stateDir, n) },
 		Alive:     func() bool { return alive() == nil && watcher.Ready() == nil },
 		Uptime:    uptime,
+		Monotonic: journal.Monotonic,
 		Observe:   func(seconds float64) { metrics.ObserveWrite(seconds) },
 	})
 	feed := web.NewFeed()
@@ -88,7 +90,9 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		sinks = append(sinks, machine.Push)
 	}
 	herd := state.NewHerd(state.Tee(sinks...), time.Now)
-	toRedis.From(herd)
+	past := journal.NewBackfill(herd, (&journal.Journal{BootID: bootID}).Since, kept(stateDir, bootID, log), log)
+	toRedis.From(past)
+	keeper := &relay.Keeper{Relay: toRedis, Dir: stateDir, Log: log}
 	sampler := &resources.Sampler{Root: "/", Herd: herd, Log: log}
 	to := newNotifier(log, func() string { return summary(herd, toRedis) })
 	watcher = bus.NewWatcher(log, herd, to.tick)
@@ -110,13 +114,14 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	m := &monitor{
 		units: herd.Units,
 		close: func() {
+			keeper.Keep()
 			_ = client.Close()
 			if lock != nil {
 				_ = lock.Close()
 			}
 		},
 		tasks: []task{
-			watcher, toRedis, to, gpus, sampler,
+			watcher, toRedis, past, keeper, to, gpus, sampler,
 			&gpuhealth.Hardware{Root: "/", Container: config.IsContainer("/", os.Environ()), Log: log},
 			server,
 		},
@@ -126,6 +131,18 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		m.tasks = append(m.tasks, machine)
 	}
 	return m, nil
+}
+
+// kept returns what an earlier monitor of this boot had told.
+func kept(stateDir, bootID string, log *slog.Logger) journal.Since {
+	p, err := relay.LoadPosition(stateDir, bootID)
+	if err != nil {
+		log.Warn("what happened without a monitor is known only where Redis knows what it was told", "error", err)
+	}
+	if p == nil {
+		return journal.Since{}
+	}
+	return journal.Since{Seeds: p.Units, MonoUS: p.MonotonicUS}
 }
 
 // summary is the line that systemctl status shows.

@@ -20,6 +20,7 @@ type batch struct {
 	ops    []any
 	events []state.Event
 	last   uint64 // seq of the last event in it; 0: none
+	tells  tells
 }
 
 // heartbeat is the value of the heartbeat key.
@@ -45,12 +46,12 @@ func (r *Relay) flush(ctx context.Context, beat bool) error {
 				r.reassert.Reset(r.cfg.Reassert*3/4 + rand.N(r.cfg.Reassert/2+1))
 				beat = true
 			}
-			ops, events := r.take()
+			ops, events, tells := r.take()
 			if len(ops) == 0 && !beat {
 				return nil
 			}
 			r.flight = r.assemble(ops)
-			r.flight.events = events
+			r.flight.events, r.flight.tells = events, tells
 			if n := len(events); n > 0 {
 				r.flight.last = events[n-1].Seq
 			}
@@ -79,21 +80,26 @@ func (r *Relay) drained() bool {
 	return r.pending.len() == 0
 }
 
-// take removes up to one batch from what waits, as operations.
-func (r *Relay) take() (ops []any, events []state.Event) {
+// take removes up to one batch from what waits, as operations. Units and GPUs
+// go with the last of the events: who finds a unit in Redis finds all that led
+// there in the stream.
+func (r *Relay) take() (ops []any, events []state.Event, t tells) {
+	now := r.current()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := &r.pending
 	if p.empty() {
-		return nil, nil
+		return nil, nil, tells{monoUS: now}
 	}
 	n := min(len(p.events), batchEvents)
 	events = append(events, p.events[:n]...)
 	clear(p.events[:n])
 	p.events = p.events[n:]
-	if len(p.events) == 0 {
-		p.events = nil // so that a long outage's array does not stay
+	if len(p.events) > 0 {
+		return r.eventOps(nil, events), events, tells{}
 	}
+	p.events = nil // so that a long outage's array does not stay
+	t = p.tells(now)
 
 	if p.reset {
 		ops = append(ops, "R")
@@ -114,16 +120,22 @@ func (r *Relay) take() (ops []any, events []state.Event) {
 		}
 		p.gpusSet = false
 	}
-	for _, e := range events {
-		data, msg := r.encode(e)
-		ops = append(ops, "E", strconv.FormatUint(e.Seq, 10), strconv.FormatInt(e.AtUS, 10), e.Type, data, msg)
-	}
+	ops = r.eventOps(ops, events)
 	for _, h := range p.hints {
 		_, msg := r.encode(h)
 		ops = append(ops, "P", msg)
 	}
 	clear(p.hints)
-	return ops, events
+	return ops, events, t
+}
+
+// eventOps appends the operations of events.
+func (r *Relay) eventOps(ops []any, events []state.Event) []any {
+	for _, e := range events {
+		data, msg := r.encode(e)
+		ops = append(ops, "E", strconv.FormatUint(e.Seq, 10), strconv.FormatInt(e.AtUS, 10), e.Type, data, msg)
+	}
+	return ops
 }
 
 // assemble numbers a batch. The caller sends it next.
@@ -157,6 +169,7 @@ func (r *Relay) send(ctx context.Context, extra []any) error {
 	r.batches.Add(1)
 	r.written.Add(uint64(len(b.events)))
 	r.acked = max(r.acked, b.last)
+	r.note(b.tells)
 	r.flight = nil
 	return nil
 }

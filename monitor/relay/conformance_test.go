@@ -31,7 +31,7 @@ func TestConformance(t *testing.T) {
 				name string
 				keep func(*testing.T, *redistest.Deployment)
 			}{
-				{"tells all there is", tells},
+				{"tells all there is", messages},
 				{"a batch sent twice counts once", replays},
 				{"of two the older is fenced", fences},
 				{"what Redis forgot is a gap", forgets},
@@ -92,7 +92,7 @@ func empty(t *testing.T, c redis.UniversalClient) {
 }
 
 // Keys, types and messages are a promise to every reader of Redis.
-func tells(t *testing.T, d *redistest.Deployment) {
+func messages(t *testing.T, d *redistest.Deployment) {
 	c := d.Admin(t)
 	// What an earlier boot left.
 	c.HSet(t.Context(), "gpuherd:{box}:units", "gone.service", "{}")
@@ -202,12 +202,12 @@ func replays(t *testing.T, d *redistest.Deployment) {
 	if err := m.relay.flush(ctx, false); err != nil {
 		t.Fatal(err)
 	}
-	ops, _ := m.relay.take()
+	ops, _, _ := m.relay.take()
 	if ops != nil {
 		t.Fatalf("flush left %v", ops)
 	}
 	m.herd.Observe(m.at("w@0.service", "active", "running", 2))
-	ops, evs := m.relay.take()
+	ops, evs, _ := m.relay.take()
 	first := m.relay.assemble(ops)
 	first.events, first.last = evs, evs[len(evs)-1].Seq
 	for range 3 {

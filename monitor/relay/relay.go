@@ -35,6 +35,10 @@ const (
 	farewell       = 3 * time.Second // for the last batches at the end
 	reassertEvery  = 5 * time.Minute // about; what a stranger deleted comes back
 
+	// lazily is how long a change without an event waits for others: a unit may
+	// tell another STATUS= a thousand times a second.
+	lazily = 20 * time.Millisecond
+
 	// fencedFor is how long a fenced monitor says so before it ends: two hosts
 	// of one name would else take the keys from each other without a pause.
 	fencedFor = 30 * time.Second
@@ -53,7 +57,8 @@ type Source interface {
 	// Seed takes the counters that Redis has of an earlier monitor of this
 	// boot, and tells by how much they rose.
 	Seed(map[string]state.Seed) map[string]uint64
-	// Resync pushes an event of each unit that is not as that monitor left it.
+	// Resync pushes what happened since that monitor: at least an event of each
+	// unit that is not as it was left. nil: Redis knows of no such monitor.
 	Resync(map[string]state.Seed)
 	// Host pushes an event of type host.
 	Host(state.HostEvent)
@@ -84,6 +89,8 @@ type Config struct {
 	Alive func() bool
 	// Uptime returns how long the host is up.
 	Uptime func() time.Duration
+	// Monotonic returns CLOCK_MONOTONIC in µs, for Position. May be nil.
+	Monotonic func() uint64
 
 	Observe func(seconds float64) // takes how long each write took; may be nil
 }
@@ -112,7 +119,8 @@ type Relay struct {
 	channel string
 	started int64
 
-	wake chan struct{}
+	wake chan struct{} // events wait
+	lazy chan struct{} // changes without an event do
 
 	mu      sync.Mutex
 	pending pending
@@ -122,6 +130,7 @@ type Relay struct {
 	fenced  bool
 	errors  map[string]uint64 // failed calls, by reason
 	logged  map[string]bool   // troubles that the log has heard of since Redis last took a write
+	told    told
 
 	written, batches atomic.Uint64
 
@@ -160,7 +169,9 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 		channel: k("notify"),
 		started: time.Now().UnixMicro(),
 		wake:    make(chan struct{}, 1),
+		lazy:    make(chan struct{}, 1),
 		pending: newPending(cfg.Capacity),
+		told:    told{units: map[string]state.Seed{}},
 		problem: errors.New("not connected to Redis yet"),
 		errors:  noFailures(),
 		logged:  map[string]bool{},
@@ -185,8 +196,12 @@ func (r *Relay) Push(d state.Delta) {
 	r.mu.Lock()
 	r.pending.add(d)
 	r.mu.Unlock()
+	to := r.lazy
+	if len(d.Events) > 0 {
+		to = r.wake
+	}
 	select {
-	case r.wake <- struct{}{}:
+	case to <- struct{}{}:
 	default:
 	}
 }
@@ -276,7 +291,8 @@ func (r *Relay) serve(ctx context.Context, back *redisclient.Backoff) error {
 			return err
 		}
 	}
-	due := true // the first heartbeat at once
+	due := true                // the first heartbeat at once
+	var later <-chan time.Time // a lazy write is due
 	for {
 		if err := r.flush(ctx, due); err != nil {
 			return err
@@ -291,15 +307,25 @@ func (r *Relay) serve(ctx context.Context, back *redisclient.Backoff) error {
 		if first {
 			r.log.Info("writing to Redis", "epoch", r.Stats().Epoch)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-r.wake:
-		case <-r.beat.C:
-			due = true
-		case <-r.reassert.C:
-			r.snapshot = snapshotPeriodic
+		for wait := true; wait; {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-r.wake:
+				wait = false
+			case <-r.beat.C:
+				due, wait = true, false
+			case <-r.reassert.C:
+				r.snapshot, wait = snapshotPeriodic, false
+			case <-later:
+				wait = false
+			case <-r.lazy:
+				if later == nil {
+					later = time.After(lazily)
+				}
+			}
 		}
+		later = nil
 	}
 }
 
@@ -351,7 +377,7 @@ func (r *Relay) claim(ctx context.Context) error {
 		r.online = true
 		r.source.Host(state.HostEvent{Event: "online", Version: r.cfg.Version})
 	}
-	if seeds != nil {
+	if again == "0" {
 		r.source.Resync(seeds)
 	}
 	return nil

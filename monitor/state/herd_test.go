@@ -194,6 +194,7 @@ func TestRestarts(t *testing.T) {
 func TestSeed(t *testing.T) {
 	t.Parallel()
 	automatic := func(o Observation, n uint32) Observation { o.NRestarts = n; return o }
+	queued := func(o Observation, n uint32) Observation { o.NRestarts, o.Job = n, 9; return o }
 	for _, tt := range []struct {
 		name   string
 		before []Observation
@@ -202,13 +203,17 @@ func TestSeed(t *testing.T) {
 		want   uint64
 		raised uint64
 	}{
-		{"same invocation", []Observation{in("active/running", "a")}, Seed{5, "a", Running}, nil, 5, 5},
-		{"another invocation", []Observation{in("active/running", "b")}, Seed{5, "a", Running}, nil, 6, 6},
-		{"starts seen before the seed", []Observation{in("active/running", "b"), in("active/running", "c")}, Seed{5, "a", Running}, nil, 7, 6},
-		{"systemd counted more", []Observation{automatic(in("active/running", "b"), 9)}, Seed{5, "a", Running}, nil, 9, 0},
-		{"seed before anything is seen", nil, Seed{5, "a", Running}, []Observation{in("active/running", "a")}, 5, 0},
-		{"seed before, then another", nil, Seed{5, "a", Running}, []Observation{automatic(in("active/running", "b"), 6)}, 6, 0},
-		{"not started then", nil, Seed{0, "", Running}, []Observation{in("active/running", "a")}, 0, 0},
+		{"same invocation", []Observation{in("active/running", "a")}, Seed{5, "a", Running, 0}, nil, 5, 5},
+		{"another invocation", []Observation{in("active/running", "b")}, Seed{5, "a", Running, 0}, nil, 6, 6},
+		{"starts seen before the seed", []Observation{in("active/running", "b"), in("active/running", "c")}, Seed{5, "a", Running, 0}, nil, 7, 6},
+		{"systemd counted more", []Observation{automatic(in("active/running", "b"), 9)}, Seed{5, "a", Running, 0}, nil, 9, 0},
+		{"seed before anything is seen", nil, Seed{5, "a", Running, 0}, []Observation{in("active/running", "a")}, 5, 0},
+		{"seed before, then another", nil, Seed{5, "a", Running, 0}, []Observation{automatic(in("active/running", "b"), 6)}, 6, 0},
+		{"waiting for a restart that systemd has counted", nil, Seed{5, "a", Running, 0},
+			[]Observation{queued(in("activating/auto-restart", "b"), 7), automatic(in("active/running", "c"), 7)}, 7, 0},
+		{"and the next one not seen", nil, Seed{5, "a", Running, 0},
+			[]Observation{queued(in("activating/auto-restart", "b"), 7), automatic(in("active/running", "d"), 8)}, 8, 0},
+		{"not started then", nil, Seed{0, "", Running, 0}, []Observation{in("active/running", "a")}, 0, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

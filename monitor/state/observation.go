@@ -80,6 +80,15 @@ func (o Observation) Unit() Unit {
 	return u
 }
 
+// begun returns how many automatic restarts have begun: systemd counts one
+// already when it is queued.
+func (o Observation) begun() uint32 {
+	if o.Job != 0 && strings.HasPrefix(o.Sub, "auto-restart") && o.NRestarts > 0 {
+		return o.NRestarts - 1
+	}
+	return o.NRestarts
+}
+
 // group returns the unit's control group. systemd tells none of a unit that
 // does not run; it will be the unit's name below its slice, see
 // systemd.slice(5).
