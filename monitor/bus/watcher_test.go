@@ -22,15 +22,24 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recorder notes what a Watcher hands on, one line each.
-type recorder struct{ lines chan string }
+type recorder struct {
+	lines chan string
+	lost  *bool // since the last Sync; more than once says no more
+}
 
 func (r recorder) Observe(o state.Observation) {
 	r.lines <- fmt.Sprintf("%s %s/%s %s", o.Name, o.Active, o.Sub, o.StatusText)
 }
 
-func (r recorder) Lost(int64) { r.lines <- "lost" }
+func (r recorder) Lost(int64) {
+	if !*r.lost {
+		*r.lost = true
+		r.lines <- "lost"
+	}
+}
 
 func (r recorder) Sync(herd []state.Observation, reason string) {
+	*r.lost = false
 	line := "sync " + reason
 	for _, o := range herd {
 		line += fmt.Sprintf(" %s=%s", o.Name, o.Sub)
@@ -63,7 +72,7 @@ func (r recorder) want(t *testing.T, lines ...string) {
 // watch runs a Watcher on s until the test ends.
 func watch(t *testing.T, s *bustest.Systemd, opts ...bus.Option) (recorder, *bus.Watcher) {
 	t.Helper()
-	r := recorder{make(chan string, 10000)}
+	r := recorder{make(chan string, 10000), new(bool)}
 	w := bus.NewWatcher(slog.New(slog.DiscardHandler), r, nil, append(opts, bus.WithAddress(s.Address))...)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -31,9 +31,10 @@ type Journal struct {
 	// Command is how journalctl is started; nil: by its name.
 	Command []string
 
-	// Timeout and MaxRecords bound one reading; 0: 5 s and 50,000.
+	// Bounds of one reading; 0: 5 s, 50,000 records and 64 MiB of output.
 	Timeout    time.Duration
 	MaxRecords int
+	MaxBytes   int
 }
 
 // An Excerpt is the end of the journal, in its order.
@@ -160,7 +161,8 @@ func (j *Journal) run(ctx context.Context, args []string, take func(line []byte)
 	// A process that inherited its output would else keep the reading going.
 	defer context.AfterFunc(ctx, func() { _ = out.Close() })()
 	var taken error
-	lines := bufio.NewScanner(io.LimitReader(out, maxBytes))
+	most := orElse(j.MaxBytes, maxBytes)
+	lines := bufio.NewScanner(io.LimitReader(out, int64(most)))
 	lines.Buffer(make([]byte, 0, 64<<10), maxLine)
 	size := 0
 	for taken == nil && lines.Scan() {
@@ -170,8 +172,8 @@ func (j *Journal) run(ctx context.Context, args []string, take func(line []byte)
 	if taken == nil && lines.Err() != nil && ctx.Err() == nil {
 		taken = fmt.Errorf("cannot read what journalctl says: %w", lines.Err())
 	}
-	if taken == nil && size >= maxBytes {
-		taken = fmt.Errorf("journalctl says more than %d bytes", maxBytes)
+	if taken == nil && size >= most {
+		taken = fmt.Errorf("journalctl says more than %d bytes", most)
 	}
 	if taken != nil {
 		cancel()
