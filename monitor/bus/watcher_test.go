@@ -58,6 +58,14 @@ func (r recorder) next(t *testing.T) string {
 	}
 }
 
+// skipTo reads on to a line that ends so.
+func (r recorder) skipTo(t *testing.T, end string) {
+	t.Helper()
+	for l := ""; !strings.HasSuffix(l, end); {
+		l = r.next(t)
+	}
+}
+
 func (r recorder) want(t *testing.T, lines ...string) {
 	t.Helper()
 	var got []string
@@ -266,8 +274,7 @@ func TestSilentSystemd(t *testing.T) {
 	t.Parallel()
 	s := bustest.Start(t, at("w@0.service", "active", "running", 1, 1))
 	r, w := watch(t, s, bus.WithTimes(time.Hour, time.Hour, 200*time.Millisecond, time.Millisecond))
-	for !strings.HasSuffix(r.next(t), " w@0.service=running") { // a slow one is asked again
-	}
+	r.skipTo(t, " w@0.service=running") // a slow one is asked again
 	release := s.Hold()
 	s.Reload(func() {})
 	s.Announce(at("w@0.service", "failed", "failed", 5, 1))
@@ -275,8 +282,7 @@ func TestSilentSystemd(t *testing.T) {
 	until(t, "it is asked again", func() bool { return w.Stats().Resyncs[bus.ReasonRetry] > 0 })
 	until(t, "it dials again", func() bool { return w.Stats().Connections > 1 })
 	release()
-	for r.next(t) != "sync connected w@0.service=failed" {
-	}
+	r.skipTo(t, "sync connected w@0.service=failed")
 }
 
 // What one unit says does not keep others waiting, however much it is.

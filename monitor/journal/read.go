@@ -59,25 +59,24 @@ func (j *Journal) Since(ctx context.Context, monoUS uint64) Excerpt {
 	names := map[string]string{} // one copy of each string that many records have
 	odd := 0
 	err := j.run(ctx, j.matches(), func(line []byte) error {
-		r, err := Parse(line)
-		if err != nil {
+		r, bad := Parse(line)
+		switch {
+		case bad != nil:
 			odd++
-			return nil
-		}
-		if r.MonoUS < from {
+		case r.MonoUS < from:
 			return errEnough
-		}
-		if len(x.Records) == most {
+		case len(x.Records) == most:
 			return fmt.Errorf("more than %d records", most)
-		}
-		for _, s := range []*string{&r.Unit, &r.Invocation, &r.Job, &r.Result, &r.Command, &r.ExitCode} {
-			if known, ok := names[*s]; ok {
-				*s = known
-			} else {
-				names[*s] = *s
+		default:
+			for _, s := range []*string{&r.Unit, &r.Invocation, &r.Job, &r.Result, &r.Command, &r.ExitCode} {
+				if known, ok := names[*s]; ok {
+					*s = known
+				} else {
+					names[*s] = *s
+				}
 			}
+			x.Records = append(x.Records, r)
 		}
-		x.Records = append(x.Records, r)
 		return nil
 	})
 	slices.Reverse(x.Records)
