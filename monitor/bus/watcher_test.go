@@ -22,15 +22,24 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recorder notes what a Watcher hands on, one line each.
-type recorder struct{ lines chan string }
+type recorder struct {
+	lines chan string
+	lost  *bool // since the last Sync; more than once says no more
+}
 
 func (r recorder) Observe(o state.Observation) {
 	r.lines <- fmt.Sprintf("%s %s/%s %s", o.Name, o.Active, o.Sub, o.StatusText)
 }
 
-func (r recorder) Lost(int64) { r.lines <- "lost" }
+func (r recorder) Lost(int64) {
+	if !*r.lost {
+		*r.lost = true
+		r.lines <- "lost"
+	}
+}
 
 func (r recorder) Sync(herd []state.Observation, reason string) {
+	*r.lost = false
 	line := "sync " + reason
 	for _, o := range herd {
 		line += fmt.Sprintf(" %s=%s", o.Name, o.Sub)
@@ -49,6 +58,14 @@ func (r recorder) next(t *testing.T) string {
 	}
 }
 
+// skipTo reads on to a line that ends so.
+func (r recorder) skipTo(t *testing.T, end string) {
+	t.Helper()
+	for l := ""; !strings.HasSuffix(l, end); {
+		l = r.next(t)
+	}
+}
+
 func (r recorder) want(t *testing.T, lines ...string) {
 	t.Helper()
 	var got []string
@@ -63,7 +80,7 @@ func (r recorder) want(t *testing.T, lines ...string) {
 // watch runs a Watcher on s until the test ends.
 func watch(t *testing.T, s *bustest.Systemd, opts ...bus.Option) (recorder, *bus.Watcher) {
 	t.Helper()
-	r := recorder{make(chan string, 10000)}
+	r := recorder{make(chan string, 10000), new(bool)}
 	w := bus.NewWatcher(slog.New(slog.DiscardHandler), r, nil, append(opts, bus.WithAddress(s.Address))...)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -257,8 +274,7 @@ func TestSilentSystemd(t *testing.T) {
 	t.Parallel()
 	s := bustest.Start(t, at("w@0.service", "active", "running", 1, 1))
 	r, w := watch(t, s, bus.WithTimes(time.Hour, time.Hour, 200*time.Millisecond, time.Millisecond))
-	for !strings.HasSuffix(r.next(t), " w@0.service=running") { // a slow one is asked again
-	}
+	r.skipTo(t, " w@0.service=running") // a slow one is asked again
 	release := s.Hold()
 	s.Reload(func() {})
 	s.Announce(at("w@0.service", "failed", "failed", 5, 1))
@@ -266,8 +282,7 @@ func TestSilentSystemd(t *testing.T) {
 	until(t, "it is asked again", func() bool { return w.Stats().Resyncs[bus.ReasonRetry] > 0 })
 	until(t, "it dials again", func() bool { return w.Stats().Connections > 1 })
 	release()
-	for r.next(t) != "sync connected w@0.service=failed" {
-	}
+	r.skipTo(t, "sync connected w@0.service=failed")
 }
 
 // What one unit says does not keep others waiting, however much it is.

@@ -31,9 +31,10 @@ type Journal struct {
 	// Command is how journalctl is started; nil: by its name.
 	Command []string
 
-	// Timeout and MaxRecords bound one reading; 0: 5 s and 50,000.
+	// Bounds of one reading; 0: 5 s, 50,000 records and 64 MiB of output.
 	Timeout    time.Duration
 	MaxRecords int
+	MaxBytes   int
 }
 
 // An Excerpt is the end of the journal, in its order.
@@ -58,25 +59,24 @@ func (j *Journal) Since(ctx context.Context, monoUS uint64) Excerpt {
 	names := map[string]string{} // one copy of each string that many records have
 	odd := 0
 	err := j.run(ctx, j.matches(), func(line []byte) error {
-		r, err := Parse(line)
-		if err != nil {
+		r, bad := Parse(line)
+		switch {
+		case bad != nil:
 			odd++
-			return nil
-		}
-		if r.MonoUS < from {
+		case r.MonoUS < from:
 			return errEnough
-		}
-		if len(x.Records) == most {
+		case len(x.Records) == most:
 			return fmt.Errorf("more than %d records", most)
-		}
-		for _, s := range []*string{&r.Unit, &r.Invocation, &r.Job, &r.Result, &r.Command, &r.ExitCode} {
-			if known, ok := names[*s]; ok {
-				*s = known
-			} else {
-				names[*s] = *s
+		default:
+			for _, s := range []*string{&r.Unit, &r.Invocation, &r.Job, &r.Result, &r.Command, &r.ExitCode} {
+				if known, ok := names[*s]; ok {
+					*s = known
+				} else {
+					names[*s] = *s
+				}
 			}
+			x.Records = append(x.Records, r)
 		}
-		x.Records = append(x.Records, r)
 		return nil
 	})
 	slices.Reverse(x.Records)
@@ -160,7 +160,8 @@ func (j *Journal) run(ctx context.Context, args []string, take func(line []byte)
 	// A process that inherited its output would else keep the reading going.
 	defer context.AfterFunc(ctx, func() { _ = out.Close() })()
 	var taken error
-	lines := bufio.NewScanner(io.LimitReader(out, maxBytes))
+	most := orElse(j.MaxBytes, maxBytes)
+	lines := bufio.NewScanner(io.LimitReader(out, int64(most)))
 	lines.Buffer(make([]byte, 0, 64<<10), maxLine)
 	size := 0
 	for taken == nil && lines.Scan() {
@@ -170,8 +171,8 @@ func (j *Journal) run(ctx context.Context, args []string, take func(line []byte)
 	if taken == nil && lines.Err() != nil && ctx.Err() == nil {
 		taken = fmt.Errorf("cannot read what journalctl says: %w", lines.Err())
 	}
-	if taken == nil && size >= maxBytes {
-		taken = fmt.Errorf("journalctl says more than %d bytes", maxBytes)
+	if taken == nil && size >= most {
+		taken = fmt.Errorf("journalctl says more than %d bytes", most)
 	}
 	if taken != nil {
 		cancel()
