@@ -55,7 +55,7 @@ func TestCluster(t *testing.T) {
 	}
 	f.none(w)
 	f.want("1", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "r"})
-	f.want("2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "e"})
+	f.want("2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "e", Reason: queue.Permanent})
 	if n := len(f.dead()); n != 2 {
 		t.Errorf("%d entries in dead", n)
 	}

@@ -20,7 +20,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // short lets leases and waits pass quickly.
-var short = queue.Options{Lease: 300 * time.Millisecond, Block: 50 * time.Millisecond}
+var short = queue.Options{Lease: 300 * time.Millisecond, Block: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond}
 
 type fixture struct {
 	*queue.Queue
@@ -132,6 +132,16 @@ func (f *fixture) lost(what string, err error) {
 	f.t.Helper()
 	if !errors.Is(err, queue.ErrLost) {
 		f.t.Errorf("%s by who lost the lease: %v", what, err)
+	}
+}
+
+func (f *fixture) until(what string, ok func() bool) {
+	f.t.Helper()
+	for !ok() {
+		if f.ctx.Err() != nil {
+			f.t.Fatalf("it does not come to %s", what)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

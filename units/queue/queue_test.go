@@ -186,23 +186,27 @@ func TestFailRetriesThenDies(t *testing.T) {
 			t.Fatalf("first failure: dead %v, %v", dead, err)
 		}
 	}
-	f.want("job-1", queue.Record{State: queue.Waiting, Attempts: 1, Worker: "a", Error: "no luck", Stderr: "traceback"})
+	f.want("job-1", queue.Record{State: queue.Delayed, Attempts: 1, Worker: "a", Error: "no luck", Reason: queue.Failed, Stderr: "traceback"})
+	if due := f.record("job-1").Due; due.Before(f.record("job-1").Started.Add(short.RetryMin / 2)) {
+		t.Errorf("it is due at %v", due)
+	}
 	c = f.claim(w)
 	if c.Attempt != 2 || c.Trace != "t" {
 		t.Errorf("attempt %d, trace %q", c.Attempt, c.Trace)
 	}
+	fail.Reason = "oom"
 	for range 2 {
 		if dead, err := c.Fail(f.ctx, fail); err != nil || !dead {
 			t.Fatalf("last failure: dead %v, %v", dead, err)
 		}
 	}
-	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 2, Worker: "a", Error: "no luck", Stderr: "traceback"})
+	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 2, Worker: "a", Error: "no luck", Reason: "oom", Stderr: "traceback"})
 	f.empty()
 	d := f.dead()
 	if len(d) != 1 {
 		t.Fatalf("%d entries in dead", len(d))
 	}
-	want := map[string]any{"id": "job-1", "payload": "p", "max_attempts": "2", "trace": "t", "error": "no luck", "stderr": "traceback", "attempts": "2", "worker": "a", "stream": f.Key("jobs")}
+	want := map[string]any{"id": "job-1", "payload": "p", "max_attempts": "2", "trace": "t", "error": "no luck", "reason": "oom", "stderr": "traceback", "attempts": "2", "worker": "a", "stream": f.Key("jobs")}
 	if diff := cmp.Diff(want, d[0].Values, cmpopts.IgnoreMapEntries(func(k string, _ any) bool { return k == "failed_ms" || k == "entry" })); diff != "" {
 		t.Errorf("dead entry (-want +got):\n%s", diff)
 	}
@@ -211,7 +215,7 @@ func TestFailRetriesThenDies(t *testing.T) {
 	if dead, err := f.claim(w).Fail(f.ctx, queue.Failure{Error: "bad input", Permanent: true}); err != nil || !dead {
 		t.Errorf("permanent failure: dead %v, %v", dead, err)
 	}
-	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "bad input"})
+	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "bad input", Reason: queue.Permanent})
 }
 
 func TestJobThatKillsItsWorkerDies(t *testing.T) {
@@ -224,7 +228,7 @@ func TestJobThatKillsItsWorkerDies(t *testing.T) {
 		}
 	}
 	f.none(f.Consumer("a"))
-	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 3, Worker: "a", Error: "worker was lost while the job ran"})
+	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 3, Worker: "a", Error: "worker was lost while the job ran", Reason: queue.Lost})
 	if d := f.dead(); len(d) != 1 || d[0].Values["payload"] != "p" {
 		t.Errorf("dead: %v", d)
 	}
@@ -268,7 +272,7 @@ func TestRetryGoesBackToItsPriority(t *testing.T) {
 	c := f.claim(a)
 	f.must(c.Release(f.ctx)) // goes by the high stream
 	c = f.claim(a)
-	if _, err := c.Fail(f.ctx, queue.Failure{Error: "x"}); err != nil {
+	if _, err := c.Fail(f.ctx, queue.Failure{Error: "x", Delay: -1}); err != nil {
 		t.Fatal(err)
 	}
 	order = append(order, c.ID)
