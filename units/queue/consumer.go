@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"gpuherd/units/redisclient"
 )
 
 // A Consumer claims jobs, one after the other. It is for one goroutine, but
@@ -75,7 +77,7 @@ type entry struct {
 // later where all workers that knew the time are busy.
 func (c *Consumer) Claim(ctx context.Context) (*Claim, error) {
 	claim, err := c.claim(ctx)
-	if redis.HasErrorPrefix(err, "NOGROUP") {
+	if redisclient.Code(err) == "NOGROUP" {
 		if err = c.q.createGroups(ctx); err == nil {
 			claim, err = c.claim(ctx)
 		}

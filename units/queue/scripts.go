@@ -338,9 +338,11 @@ local lost = not held() or h[2] and h[2] ~= claim()
 //	ARGV[5] progress, "" for none  ARGV[6] ms to keep the hash of an ended job
 var renewScript = redis.NewScript(claimed + `
 if lost then return 0 end
--- JUSTID leaves the delivery count as it is.
+-- JUSTID leaves the delivery count as it is. Before 7.0, which tells its version
+-- to scripts, that also claims an entry that was deleted.
 local r = redis.call('XCLAIM', KEYS[stream], 'workers', me, 0, entry, 'JUSTID')
-if not r[1] then
+if not r[1] or not redis.REDIS_VERSION_NUM and not fields(KEYS[stream], entry) then
+  drop()
   over('cancelled', ARGV[6])
   return 0
 end
