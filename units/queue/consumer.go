@@ -128,7 +128,6 @@ func (c *Consumer) take(ctx context.Context) (claim *Claim, none bool, err error
 	}
 	a := answer{list: r}
 	verdict := a.text()
-	deliveries := int64(1)
 	switch verdict {
 	case "paused":
 		return nil, false, ErrPaused
@@ -138,39 +137,45 @@ func (c *Consumer) take(ctx context.Context) (claim *Claim, none bool, err error
 		if ms := a.number(); ms >= 0 {
 			c.due = time.Now().Add(time.Duration(ms) * time.Millisecond)
 		}
+		c.looked(1, look)
 	case "run", "read":
 		e := &entry{stream: Priority(a.number()), id: a.text(), deliveries: a.number()}
 		n := a.number()
-		e.fields = a.fields()
-		if a.bad {
+		if e.fields = a.fields(); a.bad {
 			break
 		}
-		deliveries = e.deliveries
-		if job, bad := parse(e.fields); verdict == "run" && bad == nil {
+		c.looked(e.deliveries, look)
+		job, bad := parse(e.fields)
+		if verdict == "run" && bad == nil {
 			return c.begun(job, e, n), false, nil
 		}
-		e.bytes, c.read = n, e
-		if verdict == "run" {
-			e.bytes = 0
+		if verdict == "read" {
+			e.bytes = n
 		}
+		c.read = e
 		claim, err = c.begin(ctx)
 	default:
-		deliveries = a.number()
+		c.looked(a.number(), look)
 		c.gone(verdict, a.text())
 	}
 	if a.bad {
 		return nil, false, fmt.Errorf("script answered %.200v", r)
 	}
-	if deliveries == 1 {
-		// Nothing was left of what the consumer held and what ran out.
-		c.own = false
-		if look {
-			// Not all workers at once.
-			sixth := c.q.opts.Lease / 6
-			c.expired = time.Now().Add(sixth*3/4 + rand.N(sixth/2+1))
-		}
-	}
 	return claim, none, err
+}
+
+// looked notes what a take found. A first delivery says that nothing was left
+// of what the consumer held, and of what ran out if that was looked for.
+func (c *Consumer) looked(deliveries int64, expired bool) {
+	if deliveries > 1 {
+		return
+	}
+	c.own = false
+	if expired {
+		// Not all workers at once.
+		sixth := c.q.opts.Lease / 6
+		c.expired = time.Now().Add(sixth*3/4 + rand.N(sixth/2+1))
+	}
 }
 
 // begun makes a claim of an entry whose attempt has begun.

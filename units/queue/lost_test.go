@@ -44,7 +44,7 @@ func TestLostAnswers(t *testing.T) {
 	f := setup(t, short)
 	client := f.srv.Client(t)
 	client.(*redis.Client).AddHook(losesAnswers{map[string]bool{}})
-	q, err := queue.New(client, "gpuherd", "gpu", short)
+	q, err := queue.New(client, "gpuherd", f.name, short)
 	f.must(err)
 
 	// again repeats what failed for want of an answer.

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"testing"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/redis/go-redis/v9"
 
 	"gpuherd/units/queue"
 )
@@ -29,9 +30,8 @@ func (f *fixture) cancel(id, want string) {
 	}
 }
 
-func TestCancelEndsWhatDoesNotRun(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func cancelEndsWhatDoesNotRun(f *fixture) {
+	t := f.t
 	w := f.Consumer("a")
 	f.add("id", "seen by nobody", "payload", "p")
 	f.enqueue(queue.Job{ID: "waits", Priority: queue.Low}, queue.Job{ID: "failed"}, queue.Job{ID: "done"},
@@ -68,63 +68,57 @@ func TestCancelEndsWhatDoesNotRun(t *testing.T) {
 	}
 }
 
-func TestCancelReachesTheWorker(t *testing.T) {
-	t.Parallel()
-	for _, listens := range []bool{false, true} {
-		for _, ends := range []string{"release", "fail", "last", "finish", "lost"} {
-			t.Run(fmt.Sprintf("%s/listens=%v", ends, listens), func(t *testing.T) {
-				t.Parallel()
-				f := setup(t, short)
-				w := f.Consumer("a")
-				if listens {
-					f.listen(w)
-				}
-				f.enqueue(queue.Job{ID: "j", MaxAttempts: 2})
-				c := f.claim(w)
-				select {
-				case <-c.Cancelled():
-					t.Fatal("nobody has cancelled it")
-				default:
-				}
-				f.cancel("j", queue.Running)
-				f.want("j", queue.Record{State: queue.Running, Attempts: 1, Worker: "a", Cancelling: true})
-				if !listens {
-					f.must(c.Renew(f.ctx, ""))
-				}
-				select {
-				case <-c.Cancelled():
-				case <-f.ctx.Done():
-					t.Fatal("the worker does not hear of it")
-				}
-				f.must(c.Renew(f.ctx, ""))
-				want := queue.Record{State: queue.Cancelled, Attempts: 1, Worker: "a"}
-				switch ends {
-				case "release":
-					f.must(c.Release(f.ctx))
-					f.must(c.Release(f.ctx))
-					want.Attempts = 0
-				case "fail", "last":
-					want.Error, want.Reason = "killed", queue.Failed
-					failure := queue.Failure{Error: "killed"}
-					if ends == "last" {
-						failure.Permanent, want.Reason = true, queue.Permanent
-					}
-					for range 2 {
-						if dead, err := c.Fail(f.ctx, failure); err != nil || dead {
-							t.Errorf("dead %v, %v", dead, err)
-						}
-					}
-				case "finish":
-					f.must(c.Finish(f.ctx, []byte("r")))
-					want.State, want.Result = queue.Succeeded, "r"
-				case "lost":
-					f.none(f.Consumer("a")) // its successor
-				}
-				f.want("j", want)
-				f.none(w)
-				f.empty()
-			})
+// cancelReachesTheWorker, which may listen, and may end the job in many ways.
+func cancelReachesTheWorker(listens bool, ends string) func(f *fixture) {
+	return func(f *fixture) {
+		w := f.Consumer("a")
+		if listens {
+			f.listen(w)
 		}
+		f.enqueue(queue.Job{ID: "j", MaxAttempts: 2})
+		c := f.claim(w)
+		select {
+		case <-c.Cancelled():
+			f.t.Fatal("nobody has cancelled it")
+		default:
+		}
+		f.cancel("j", queue.Running)
+		f.want("j", queue.Record{State: queue.Running, Attempts: 1, Worker: "a", Cancelling: true})
+		if !listens {
+			f.must(c.Renew(f.ctx, ""))
+		}
+		select {
+		case <-c.Cancelled():
+		case <-f.ctx.Done():
+			f.t.Fatal("the worker does not hear of it")
+		}
+		f.must(c.Renew(f.ctx, ""))
+		want := queue.Record{State: queue.Cancelled, Attempts: 1, Worker: "a"}
+		switch ends {
+		case "release":
+			f.must(c.Release(f.ctx))
+			f.must(c.Release(f.ctx))
+			want.Attempts = 0
+		case "fail", "last":
+			want.Error, want.Reason = "killed", queue.Failed
+			failure := queue.Failure{Error: "killed"}
+			if ends == "last" {
+				failure.Permanent, want.Reason = true, queue.Permanent
+			}
+			for range 2 {
+				if dead, err := c.Fail(f.ctx, failure); err != nil || dead {
+					f.t.Errorf("dead %v, %v", dead, err)
+				}
+			}
+		case "finish":
+			f.must(c.Finish(f.ctx, []byte("r")))
+			want.State, want.Result = queue.Succeeded, "r"
+		case "lost":
+			f.none(f.Consumer("a")) // its successor
+		}
+		f.want("j", want)
+		f.none(w)
+		f.empty()
 	}
 }
 
@@ -138,14 +132,24 @@ func (f *fixture) listen(w *queue.Consumer) {
 		w.Listen(ctx, func(err error) { f.t.Logf("listening: %v", err) })
 	}()
 	f.t.Cleanup(func() { stop(); <-ended })
+	channel := f.Key("cancel")
 	f.until("a subscriber", func() bool {
-		return f.redis.PubSubNumSub(f.ctx, f.Key("cancel")).Val()[f.Key("cancel")] > 0
+		var n atomic.Int64
+		count := func(ctx context.Context, c *redis.Client) error {
+			n.Add(c.PubSubNumSub(ctx, channel).Val()[channel])
+			return nil
+		}
+		if cluster, ok := f.redis.(*redis.ClusterClient); ok {
+			f.must(cluster.ForEachShard(f.ctx, count)) // it may be at any node
+		} else {
+			f.must(count(f.ctx, f.redis.(*redis.Client)))
+		}
+		return n.Load() > 0
 	})
 }
 
-func TestRetryOfDeadAndDelayed(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func retryOfDeadAndDelayed(f *fixture) {
+	t := f.t
 	w := f.Consumer("a")
 	f.enqueue(queue.Job{ID: "dead", Payload: []byte("p"), Timeout: time.Second, MaxAttempts: 1, Trace: "t", Priority: queue.Low})
 	fail := func(id string, failure queue.Failure) {
@@ -190,9 +194,8 @@ func TestRetryOfDeadAndDelayed(t *testing.T) {
 	}
 }
 
-func TestDeadAreRetriedAndPurged(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func deadAreRetriedAndPurged(f *fixture) {
+	t := f.t
 	w := f.Consumer("a")
 	f.add("payload", "no id")
 	f.add("id", "too large", "payload", make([]byte, queue.MaxPayload+1))
@@ -228,9 +231,8 @@ func TestDeadAreRetriedAndPurged(t *testing.T) {
 	}
 }
 
-func TestListFindAndStats(t *testing.T) {
-	t.Parallel()
-	f := setup(t, queue.Options{Block: short.Block})
+func listFindAndStats(f *fixture) {
+	t := f.t
 	if s, err := f.Stats(f.ctx); err != nil || len(s.Streams) != 3 {
 		t.Fatalf("of an empty queue: %+v, %v", s, err)
 	}

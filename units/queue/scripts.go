@@ -68,14 +68,19 @@ end
 local kept = {'payload', 'timeout', 'max_attempts', 'trace'}
 local most = {id = 256, payload = 262144, timeout = 64, max_attempts = 64, trace = 1024}
 
--- Counts since ever, and of each minute of the last hour.
+-- Counts what happens, by the minute. Once a minute the ended whose hash has
+-- gone are forgotten, and minutes that are over an hour old are added up.
 local function count(what)
   local minute = math.floor(now / 60000)
-  redis.call('HINCRBY', KEYS[8], what, 1)
   if redis.call('HINCRBY', KEYS[8], what .. ':' .. minute, 1) > 1 then return end
-  for _, name in ipairs(redis.call('HKEYS', KEYS[8])) do
-    local of = tonumber(string.match(name, ':(%d+)$'))
-    if of and of < minute - 60 then redis.call('HDEL', KEYS[8], name) end
+  redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', now)
+  local all = redis.call('HGETALL', KEYS[8])
+  for i = 1, #all, 2 do
+    local name, of = string.match(all[i], '^(%l+):(%d+)$')
+    if of and tonumber(of) < minute - 60 then
+      redis.call('HINCRBY', KEYS[8], name, all[i + 1])
+      redis.call('HDEL', KEYS[8], all[i])
+    end
   end
 end
 
@@ -119,12 +124,12 @@ local function promote()
   return true
 end
 
--- The job has come to its end: the hash stays for ttl ms.
-local function over(state, ttl)
-  redis.call('HSET', job, 'state', state, 'finished_ms', now)
+-- The job has come to its end: the hash, with the fields that follow, stays for
+-- ttl ms.
+local function over(state, ttl, ...)
+  redis.call('HSET', job, 'state', state, 'finished_ms', now, ...)
   redis.call('HDEL', job, 'progress', 'entry', 'claim', 'token', 'cancel', 'due_ms', unpack(kept))
   redis.call('PEXPIRE', job, ttl)
-  redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', now)
   redis.call('ZADD', KEYS[7], now + ttl, id())
   count(state)
 end
@@ -146,10 +151,9 @@ local function bury(why, reason, stderr, attempts)
 end
 
 -- So does the entry of a job that has failed for good.
-local function die(why, reason, stderr, attempts, ttl)
+local function die(why, reason, stderr, attempts, ttl, ...)
   local grave = bury(why, reason, stderr, attempts)
-  redis.call('HSET', job, 'error', why, 'reason', reason, 'stderr', stderr, 'dead', grave)
-  over('dead', ttl)
+  over('dead', ttl, 'error', why, 'reason', reason, 'stderr', stderr, 'dead', grave, ...)
 end
 
 -- Whether the job waits or runs by its entry other, or is delayed.
@@ -185,9 +189,7 @@ local function start(limit, ttl, token, due, paused)
     drop()
     return 'duplicate', attempts
   end
-  if not state then
-    redis.call('HSET', job, 'home', stream, 'enqueued_ms', string.match(entry, '^%d+'))
-  end
+  if not state then redis.call('HSET', job, 'home', stream, 'enqueued_ms', string.match(entry, '^%d+')) end
   if h[5] then
     drop()
     over('cancelled', ttl)
@@ -225,7 +227,7 @@ local function start(limit, ttl, token, due, paused)
   attempts = attempts + 1
   redis.call('HSET', job, 'state', 'running', 'attempts', attempts, 'worker', me,
     'entry', this, 'claim', claim(), 'token', token, 'started_ms', now)
-  redis.call('HDEL', job, 'progress', 'due_ms')
+  if state then redis.call('HDEL', job, 'progress', 'due_ms') end
   return 'run', attempts
 end
 `
@@ -358,9 +360,8 @@ var finishScript = redis.NewScript(claimed + `
 if settled then return 1 end
 if lost then return 0 end
 drop()
-redis.call('HSET', job, 'result', ARGV[5], 'settled', claim())
-redis.call('HDEL', job, 'error', 'reason', 'stderr')
-over('succeeded', ARGV[6])
+if attempts > 1 then redis.call('HDEL', job, 'error', 'reason', 'stderr') end
+over('succeeded', ARGV[6], 'result', ARGV[5], 'settled', claim())
 return 1`)
 
 // failScript ends an attempt badly: the job waits again, in the stream that it
@@ -376,8 +377,7 @@ if settled then return ended[h[6]] and h[6] or 'retry' end
 if lost then return 'lost' end
 local last = ARGV[8] == '1' or attempts >= tonumber(ARGV[9])
 if last and not cancelled then
-  die(ARGV[5], ARGV[6], ARGV[7], attempts, ARGV[11])
-  redis.call('HSET', job, 'settled', claim())
+  die(ARGV[5], ARGV[6], ARGV[7], attempts, ARGV[11], 'settled', claim())
   count('failed')
   return 'dead'
 end

@@ -156,21 +156,19 @@ func (q *Queue) Stats(ctx context.Context) (Stats, error) {
 	return s, nil
 }
 
-// count reads Q:counts: a name, or a name and a minute since 1970.
+// count reads Q:counts: a name, a colon and a minute since 1970, or the name
+// alone for all before.
 func (s *Stats) count(counts map[string]string) {
 	now := s.At.Unix() / 60
 	for key, value := range counts {
+		name, minute, ofMinute := strings.Cut(key, ":")
 		n, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
 			continue
 		}
-		name, minute, ofMinute := strings.Cut(key, ":")
-		if !ofMinute {
-			*s.Total.field(name) += n
-			continue
-		}
+		*s.Total.field(name) += n
 		of, err := strconv.ParseInt(minute, 10, 64)
-		if err != nil {
+		if !ofMinute || err != nil {
 			continue
 		}
 		if of == now-1 {
