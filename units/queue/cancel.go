@@ -35,7 +35,7 @@ if h[1] == 'running' then
 elseif not h[1] and (not named or named.id ~= id()) then
   return ''
 end
-if named then drop() end
+if stream then drop() end
 redis.call('ZREM', KEYS[6], id())
 if not h[1] then redis.call('HSET', job, 'attempts', 0, 'home', stream, 'enqueued_ms', string.match(entry, '^%d+')) end
 over('cancelled', ARGV[5])

@@ -26,18 +26,18 @@ func TestEveryInterleaving(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		entries int // of the one job
-		depth   int // fewer than asked for
+		budget  budget
 		options Options
 	}{
-		{"retried at once", 1, 0, Options{RetryMin: 1, RetryMax: 1}},
-		{"retried later", 1, 0, Options{RetryMin: time.Hour, RetryMax: time.Hour}},
-		{"the same id twice", 2, 1, Options{RetryMin: time.Hour, RetryMax: time.Hour}},
+		{"retried at once", 1, budget{crashes: 2, unheard: 1, cancels: 1, releases: 1}, Options{RetryMin: 1, RetryMax: 1}},
+		{"retried later", 1, budget{crashes: 1, cancels: 1, releases: 1, retries: 2}, Options{RetryMin: time.Hour, RetryMax: time.Hour}},
+		{"the same id twice", 2, budget{crashes: 1, cancels: 1, deletes: 1}, Options{RetryMin: time.Hour, RetryMax: time.Hour}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			tt.options.Lease, tt.options.Block, tt.options.MaxAttempts = modelLease, time.Millisecond, 2
 			m := newModel(t, tt.options, tt.entries)
-			m.explore(*modelDepth - tt.depth)
+			m.explore(tt.budget, *modelDepth)
 		})
 	}
 }
@@ -62,21 +62,25 @@ type world struct {
 	path   []string
 
 	fresh    bool   // there is an entry that nobody was given
+	deleted  bool   // somebody has deleted an entry
+	stopped  bool   // it was cancelled before it ended
 	finishes int    // claims of which Finish said that it is done
 	end      string // state and result, once it has ended
 }
 
 // A budget bounds what could go on for ever.
-type budget struct{ crashes, unheard, cancels, releases int }
+type budget struct{ crashes, unheard, cancels, releases, retries, deletes int }
 
 // An actor is a worker, as far as it lives in its own process.
 type actor struct {
-	life  int    // how often it was started
-	own   bool   // it may hold what it does not know of
-	taken int    // how many claims it was given
-	read  *entry // read, not begun
-	claim *Claim
-	did   string // how it ended the claim; it may not have heard of it
+	life    int    // how often it was started
+	own     bool   // it may hold what it does not know of
+	taken   int    // how many claims it was given
+	read    *entry // read, not begun
+	claim   *Claim
+	did     string // how it ended the claim; it may not have heard of it
+	mayLose bool   // its lease ran out, or its entry was deleted
+	ghost   *Claim // what it had when it was killed: its last command may still be on its way
 }
 
 func (a actor) consumer(m *model, name string) *Consumer {
@@ -102,8 +106,8 @@ func newModel(t *testing.T, opts Options, entries int) *model {
 }
 
 // explore takes every step from every state, to a depth.
-func (m *model) explore(depth int) {
-	start := &world{fresh: true, budget: budget{crashes: 2, unheard: 1, cancels: 1, releases: 1}}
+func (m *model) explore(b budget, depth int) {
+	start := &world{fresh: true, budget: b}
 	m.save(start)
 	level := []*world{start}
 	for range depth {
@@ -156,11 +160,14 @@ func (m *model) stepsOf(w *world) map[string]func(*world) {
 		a := w.actors[i]
 		switch {
 		case a.read != nil:
-			step("begins", func(_ *world, a *actor, c *Consumer) { a.claim = m.claimed(c.begin(m.t.Context())) })
+			step("begins", func(w *world, a *actor, c *Consumer) {
+				claim, err := c.begin(m.t.Context())
+				m.claimed(w, a, claim, err)
+			})
 		case a.claim == nil:
-			step("takes", func(_ *world, a *actor, c *Consumer) {
+			step("takes", func(w *world, a *actor, c *Consumer) {
 				claim, _, err := c.take(m.t.Context())
-				a.claim = m.claimed(claim, err)
+				m.claimed(w, a, claim, err)
 			})
 			if w.fresh { // else it only waits
 				step("reads", func(_ *world, _ *actor, c *Consumer) { m.must(c.wait(m.t.Context())) })
@@ -173,63 +180,131 @@ func (m *model) stepsOf(w *world) map[string]func(*world) {
 				})
 			}
 		default:
-			for what, do := range m.endings(w) {
+			for what, do := range m.endings(w, a) {
 				if a.did == "" || a.did == what {
 					step(what, do)
 				}
 			}
 			if a.did == "" {
-				step("renews", func(_ *world, a *actor, _ *Consumer) { m.told(a.claim.Renew(m.t.Context(), "1")) })
+				step("renews", func(w *world, a *actor, _ *Consumer) {
+					if m.told(a.claim.Renew(m.t.Context(), "1")) {
+						a.mayLose = false
+					} else {
+						m.lost(w, a)
+					}
+				})
 			} else {
 				step("goes on", func(_ *world, a *actor, _ *Consumer) {
-					*a = actor{life: a.life, taken: a.taken + 1}
+					*a = actor{life: a.life, taken: a.taken + 1, ghost: a.ghost}
 				})
 			}
 		}
 		if w.budget.crashes > 0 && (a.claim != nil || a.read != nil) {
 			step("is killed", func(w *world, a *actor, c *Consumer) {
-				*a = actor{life: a.life + 1, own: true}
+				ghost := a.claim
+				if a.did != "" {
+					ghost = nil
+				}
+				*a = actor{life: a.life + 1, own: true, ghost: ghost}
 				c.own, c.read, w.budget.crashes = true, nil, w.budget.crashes-1
 			})
 		}
+		if a.ghost != nil {
+			step("had finished", func(w *world, a *actor, c *Consumer) {
+				if m.told(a.ghost.Finish(m.t.Context(), fmt.Append(nil, "ghost", c.name))) {
+					w.finishes++
+				}
+				a.ghost = nil
+			})
+			step("had failed", func(_ *world, a *actor, _ *Consumer) {
+				_, err := a.ghost.Fail(m.t.Context(), Failure{Error: "e"})
+				m.told(err)
+				a.ghost = nil
+			})
+			step("had renewed", func(_ *world, a *actor, _ *Consumer) {
+				m.told(a.ghost.Renew(m.t.Context(), "ghost"))
+				a.ghost = nil
+			})
+		}
 	}
-	steps["leases run out"] = func(*world) { m.expire() }
+	steps["leases run out"] = func(w *world) {
+		m.expire()
+		w.actors[0].mayLose, w.actors[1].mayLose = true, true
+	}
 	steps["time passes"] = func(*world) { m.pass() }
 	if w.budget.cancels > 0 {
 		steps["cancel"] = func(w *world) {
 			w.budget.cancels--
-			_, err := m.q.Cancel(m.t.Context(), "j")
+			state, err := m.q.Cancel(m.t.Context(), "j")
 			m.must(err)
+			w.stopped = state == Running || state == Cancelled
+		}
+	}
+	if w.budget.retries > 0 {
+		steps["retry"] = func(w *world) {
+			w.budget.retries--
+			if err := m.q.Retry(m.t.Context(), "j"); err == nil {
+				w.end = "" // it begins anew, if it was dead
+			} else if !errors.Is(err, ErrState) && !errors.Is(err, ErrUnknown) {
+				m.t.Fatal(err)
+			}
+		}
+	}
+	if w.budget.deletes > 0 {
+		steps["an entry is deleted"] = func(w *world) {
+			w.budget.deletes, w.deleted = w.budget.deletes-1, true
+			w.actors[0].mayLose, w.actors[1].mayLose = true, true
+			if v := m.view(); len(v.entries) > 0 {
+				at := parsePlace(v.entries[0])
+				m.must(m.redis.XDel(m.t.Context(), m.q.stream(at.stream), at.entry).Err())
+			}
 		}
 	}
 	return steps
 }
 
 // endings are the ways to end a claim.
-func (m *model) endings(w *world) map[string]func(*world, *actor, *Consumer) {
-	ways := map[string]func(*world, *actor, *Consumer){
-		"finishes": func(w *world, a *actor, c *Consumer) {
-			if m.told(a.claim.Finish(m.t.Context(), fmt.Append(nil, c.name, a.claim.Attempt))) && a.did == "" {
+func (m *model) endings(w *world, a actor) map[string]func(*world, *actor, *Consumer) {
+	ways := map[string]func(*Claim, *Consumer) error{
+		"finishes": func(c *Claim, w *Consumer) error {
+			return c.Finish(m.t.Context(), fmt.Append(nil, w.name, c.Attempt))
+		},
+		"fails": func(c *Claim, _ *Consumer) error {
+			_, err := c.Fail(m.t.Context(), Failure{Error: "e"})
+			return err
+		},
+	}
+	if w.budget.releases > 0 || a.did == "releases" {
+		ways["releases"] = func(c *Claim, _ *Consumer) error { return c.Release(m.t.Context()) }
+	}
+	steps := map[string]func(*world, *actor, *Consumer){}
+	for what, do := range ways {
+		steps[what] = func(w *world, a *actor, c *Consumer) {
+			settled := m.view().hash["settled"] == a.claim.name()
+			told := m.told(do(a.claim, c))
+			switch {
+			case a.did != "":
+				if settled && !told {
+					m.t.Errorf("after %s:\nit is done, and refused when it comes again", strings.Join(w.path, ", "))
+				}
+				return
+			case !told:
+				m.lost(w, a)
+			case what == "finishes":
 				w.finishes++
 			}
-			a.did = "finishes"
-		},
-		"fails": func(_ *world, a *actor, _ *Consumer) {
-			_, err := a.claim.Fail(m.t.Context(), Failure{Error: "e"})
-			m.told(err)
-			a.did = "fails"
-		},
-	}
-	if w.budget.releases > 0 {
-		ways["releases"] = func(w *world, a *actor, _ *Consumer) {
-			m.told(a.claim.Release(m.t.Context()))
-			if a.did == "" {
+			if what == "releases" {
 				w.budget.releases--
 			}
-			a.did = "releases"
+			a.did = what
 		}
 	}
-	return ways
+	return steps
+}
+
+// name is how the scripts write the claim down.
+func (c *Claim) name() string {
+	return fmt.Sprintf("%v/%s/%d", place{c.entry.stream, c.entry.id}, c.consumer, c.entry.deliveries)
 }
 
 func (m *model) must(err error) {
@@ -239,10 +314,19 @@ func (m *model) must(err error) {
 	}
 }
 
-func (m *model) claimed(c *Claim, err error) *Claim {
+func (m *model) claimed(w *world, a *actor, c *Claim, err error) {
 	m.t.Helper()
 	m.must(err)
-	return c
+	if a.claim, a.mayLose = c, w.deleted; c != nil && w.stopped {
+		m.t.Errorf("after %s:\nit was cancelled, and begins", strings.Join(w.path, ", "))
+	}
+}
+
+// lost notes that an actor lost its lease.
+func (m *model) lost(w *world, a *actor) {
+	if !a.mayLose {
+		m.t.Errorf("after %s:\na lease is lost that had not run out", strings.Join(w.path, ", "))
+	}
 }
 
 // told is false where the lease was lost.
@@ -296,6 +380,9 @@ func (m *model) rescue(w *world) {
 		if none {
 			break
 		}
+	}
+	if w.deleted {
+		return // and the job with it
 	}
 	s := m.view()
 	if !ended(s.hash["state"]) || len(s.entries) > 0 || s.delayed != "" {
@@ -406,9 +493,9 @@ func (m *model) check(w *world) string {
 		broken("it was finished, and has not succeeded")
 	case w.end != "" && end != w.end:
 		broken("it had ended otherwise: " + w.end)
-	case end == "" && len(v.entries) == 0 && v.delayed == "":
+	case end == "" && len(v.entries) == 0 && v.delayed == "" && !w.deleted:
 		broken("it is lost")
-	case state == Running && !held:
+	case state == Running && !held && !w.deleted:
 		broken("it runs, and nobody has it")
 	case end != "" && v.delayed != "":
 		broken("it has ended, and is delayed")
@@ -430,15 +517,17 @@ func (m *model) check(w *world) string {
 		fmt.Fprint(&b, i, e[:2], v.holders[e], " ")
 	}
 	h := v.hash
-	fmt.Fprint(&b, state, attempts, number.Replace(h["entry"]+" "+h["claim"]), h["token"], h["cancel"] != "", h["result"], v.delayed, v.dead, w.budget, w.finishes)
+	fmt.Fprint(&b, state, attempts, number.Replace(h["entry"]+" "+h["claim"]), h["token"], h["cancel"] != "", h["result"], v.delayed, v.dead, w.budget, w.deleted, w.stopped, w.finishes)
 	for i, a := range w.actors {
-		fmt.Fprint(&b, " actor", i, a.life, a.own, a.taken, a.did)
+		fmt.Fprint(&b, " actor", i, a.life, a.own, a.taken, a.did, a.mayLose)
 		if a.read != nil {
 			fmt.Fprint(&b, " reads ", number.Replace(place{a.read.stream, a.read.id}.String()), a.read.deliveries)
 		}
 		if c := a.claim; c != nil {
-			me := fmt.Sprintf("%v/%s/%d", place{c.entry.stream, c.entry.id}, c.consumer, c.entry.deliveries)
-			fmt.Fprint(&b, " has ", number.Replace(me), c.Attempt, h["claim"] == me, h["settled"] == me)
+			fmt.Fprint(&b, " has ", number.Replace(c.name()), c.Attempt, h["claim"] == c.name(), h["settled"] == c.name())
+		}
+		if c := a.ghost; c != nil {
+			fmt.Fprint(&b, " had ", number.Replace(c.name()), h["claim"] == c.name(), h["settled"] == c.name())
 		}
 	}
 	return b.String()

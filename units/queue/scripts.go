@@ -56,8 +56,18 @@ local function fields(key, at)
   return r[1][2], named
 end
 
--- The same, and the entry goes. Out of memory Redis refuses what may need more
--- unless the script has written something: so this comes first.
+-- The lease begins anew. Not so where the entry was deleted: then it goes. JUSTID
+-- leaves the delivery count as it is. Before 7.0, which tells its version to
+-- scripts, that also claims an entry that was deleted.
+local function renewed()
+  local r = redis.call('XCLAIM', KEYS[stream], 'workers', me, 0, entry, 'JUSTID')
+  if r[1] and (redis.REDIS_VERSION_NUM or fields(KEYS[stream], entry)) then return true end
+  drop()
+  return false
+end
+
+-- The same as fields, and the entry goes. Out of memory Redis refuses what may
+-- need more unless the script has written something: so this comes first.
 local function remove()
   local f, named = fields(KEYS[stream], entry)
   drop()
@@ -323,13 +333,19 @@ return {verdict, deliveries, named.id}`)
 //	ARGV[7] token  ARGV[8] not before this time in ms, 0 for none
 var startScript = redis.NewScript(library + `
 if not held() then return {'lost', 0} end
-return {start(tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), redis.call('EXISTS', KEYS[5]) == 1)}`)
+local verdict, attempts = start(tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), redis.call('EXISTS', KEYS[5]) == 1)
+-- The lease begins now, however long ago the entry was read.
+if verdict == 'run' and not renewed() then
+  over('cancelled', ARGV[6])
+  return {'cancelled', attempts}
+end
+return {verdict, attempts}`)
 
 // The scripts that end a claim, and renewScript, begin alike.
 const claimed = library + `
 local h = redis.call('HMGET', job, 'settled', 'claim', 'cancel', 'attempts', 'home', 'state')
 local settled, cancelled, attempts, home = h[1] == claim(), h[3], tonumber(h[4] or 0), tonumber(h[5] or stream)
-local lost = not held() or h[2] and h[2] ~= claim()
+local lost = not held() or h[2] and h[2] ~= claim() or ended[h[6]]
 `
 
 // renewScript starts the lease anew. Returns 1, 2 where the job is to be
@@ -340,11 +356,7 @@ local lost = not held() or h[2] and h[2] ~= claim()
 //	ARGV[5] progress, "" for none  ARGV[6] ms to keep the hash of an ended job
 var renewScript = redis.NewScript(claimed + `
 if lost then return 0 end
--- JUSTID leaves the delivery count as it is. Before 7.0, which tells its version
--- to scripts, that also claims an entry that was deleted.
-local r = redis.call('XCLAIM', KEYS[stream], 'workers', me, 0, entry, 'JUSTID')
-if not r[1] or not redis.REDIS_VERSION_NUM and not fields(KEYS[stream], entry) then
-  drop()
+if not renewed() then
   over('cancelled', ARGV[6])
   return 0
 end
