@@ -5,6 +5,7 @@ DESTDIR   ?=
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI  ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME  ?= 60s
+SOAKTIME  ?= 30m
 
 BIN       := bin
 TREE      := $(BIN)/tree
@@ -18,7 +19,7 @@ CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test check lint fuzz bench install package clean dependencies tree image
+.PHONY: help build run test check soak lint fuzz bench install package clean dependencies tree image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +65,9 @@ check: ## run the tests that need neither root nor a machine
 	$(GO) vet ./...
 	$(GO) test -race ./...
 
+soak: dependencies tree ## do harm to a herd in a machine for SOAKTIME, and hold what was told against the journal
+	$(GO) test -tags machine -timeout 0 -v -run '^TestMachines$$/^loss-trixie$$' ./packaging/acceptance -soak $(SOAKTIME)
+
 lint: ## run golangci-lint
 	$(GO) run $(GOLANGCI) run ./...
 
@@ -89,11 +93,15 @@ install: build ## install into DESTDIR (default: this machine)
 	@install -D -m 0644 packaging/sysusers/gpuherd.conf $(DESTDIR)/usr/lib/sysusers.d/gpuherd.conf
 	@install -D -m 0644 packaging/tmpfiles/gpuherd.conf $(DESTDIR)/usr/lib/tmpfiles.d/gpuherd.conf
 	@install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/usr/share/doc/gpuherd/gpuherd.conf
+	@install -D -m 0644 packaging/service-file.example $(DESTDIR)/usr/share/doc/gpuherd/example.service
 	@# The operator's own is never written over.
 	@[ -e $(DESTDIR)/etc/gpuherd/gpuherd.conf ] || install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/etc/gpuherd/gpuherd.conf
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man1 packaging/man/*.1
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man5 packaging/man/*.5
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man7 packaging/man/*.7
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man8 packaging/man/*.8
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/prometheus packaging/prometheus/gpuherd.rules.yml
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/grafana packaging/grafana/gpuherd.json
 	@install -d -m 0755 $(DESTDIR)/etc/gpuherd/gpuherd.conf.d $(DESTDIR)/etc/gpuherd/services $(DESTDIR)/etc/gpuherd/setup.d
 	@install -d -m 0700 $(DESTDIR)/etc/credstore
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \

@@ -46,7 +46,10 @@ func writeInventory(t *testing.T, root string, inv *gpu.Inventory) {
 // systemd would otherwise see changed units in the middle of the day.
 func TestSameAfterSetup(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"01-two-simulated", "02-eight-gpus", "10-own-service", "22-real-and-simulated"} {
+	for _, name := range []string{
+		"01-two-simulated", "02-eight-gpus", "10-own-service", "22-real-and-simulated", "25-dgx-h100", "28-sixteen-gpus", "29-numa-oddities",
+		"33-wsl", "36-docker-toolkit", "40-container-without-pci", "42-minors",
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root := machine(t, name)
@@ -83,6 +86,23 @@ func TestCountAfterSetup(t *testing.T) {
 	writeInventory(t, root, &gpu.Inventory{Source: gpu.SourceNVML, GPUs: r.Found})
 	if r := compute(t, root, "NUM_GPUS=5"); len(r.GPUs) != 5 {
 		t.Errorf("%d GPUs, want 5", len(r.GPUs))
+	}
+}
+
+// A typo in Count= once took away all simulated workers that ran.
+func TestCountLost(t *testing.T) {
+	t.Parallel()
+	root := machine(t, "01-two-simulated")
+	put(t, root, "etc/gpuherd/gpuherd.conf", "[GPU]\nSimulate=yes\nCount=two\n")
+	if r := compute(t, root); len(r.GPUs) != 0 {
+		t.Fatalf("%d GPUs before setup has simulated any", len(r.GPUs))
+	}
+	writeInventory(t, root, &gpu.Inventory{Source: gpu.SourceSimulation, GPUs: gpu.Simulated(3)})
+	for _, ignore := range []bool{false, true} { // generator and setup
+		r := generator.Compute(generator.Options{Root: root, IgnoreInventory: ignore})
+		if len(r.GPUs) != 3 || !r.Problems.Failed() {
+			t.Errorf("%d GPUs, problems %v; want the 3 of this boot, and an error", len(r.GPUs), r.Problems)
+		}
 	}
 }
 

@@ -79,9 +79,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	begin := time.Now()
 	expired := func() bool { return time.Since(begin) >= *deadline }
 	var stage atomic.Int32
+	gaveUp := func() { log.error("gave up after %v: nothing is generated", *deadline) }
 	giveUp := func() {
 		if stage.CompareAndSwap(computing, late) {
-			log.error("gave up after %v: nothing is generated", *deadline)
+			gaveUp()
 			os.Exit(1)
 		}
 	}
@@ -114,11 +115,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	} else {
 		err = result.WriteUntil(dirs[0], expired)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, generator.ErrDeadline):
+		gaveUp()
+		return 1
+	case err != nil:
 		log.error("%v", err)
 		return 1
-	}
-	if failed {
+	case failed:
 		return 1
 	}
 	return 0

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,8 @@ import (
 	"gpuherd/generator/version"
 	"gpuherd/monitor/bus"
 	"gpuherd/monitor/gpuhealth"
+	"gpuherd/monitor/journal"
+	"gpuherd/monitor/machinestatus"
 	"gpuherd/monitor/relay"
 	"gpuherd/monitor/resources"
 	"gpuherd/monitor/state"
@@ -42,7 +45,8 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	if err != nil {
 		return nil, err
 	}
-	client, err := redisclient.Open(conf.Redis, os.Getenv("CREDENTIALS_DIRECTORY"), redisclient.WithName("gpuherd-monitor"))
+	credentials := os.Getenv("CREDENTIALS_DIRECTORY")
+	client, err := redisclient.Open(conf.Redis, credentials, redisclient.WithName("gpuherd-monitor"))
 	if err != nil {
 		return nil, err
 	}
@@ -74,36 +78,71 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		SaveEpoch: func(n uint64) error { return relay.SaveEpoch(stateDir, n) },
 		Alive:     func() bool { return alive() == nil && watcher.Ready() == nil },
 		Uptime:    uptime,
+		Monotonic: journal.Monotonic,
 		Observe:   func(seconds float64) { metrics.ObserveWrite(seconds) },
 	})
-	herd := state.NewHerd(toRedis.Push, time.Now)
-	toRedis.From(herd)
+	feed := web.NewFeed()
+	// Redis comes first: it is what others wait for.
+	sinks := []func(state.Delta){toRedis.Push, feed.Push, func(d state.Delta) { metrics.Push(d) }}
+	var machine *machinestatus.Publisher
+	if conf.Monitor.MachineStatus {
+		machine = machineStatus(conf, host, client, log)
+		sinks = append(sinks, machine.Push)
+	}
+	herd := state.NewHerd(state.Tee(sinks...), time.Now)
+	past := journal.NewBackfill(herd, (&journal.Journal{BootID: bootID}).Since, kept(stateDir, bootID, log), log)
+	toRedis.From(past)
+	keeper := &relay.Keeper{Relay: toRedis, Dir: stateDir, Log: log}
+	sampler := &resources.Sampler{Root: "/", Herd: herd, Log: log}
 	to := newNotifier(log, func() string { return summary(herd, toRedis) })
 	watcher = bus.NewWatcher(log, herd, to.tick)
 	to.ready = watcher.Ready
 	gpus := &gpuhealth.Watch{Root: "/", Set: herd.SetGPUs, Log: log}
 	metrics = web.NewMetrics(web.Sources{
 		Version: version.String(), Units: herd.Units, GPUs: herd.GPUs, XIDs: gpus.XIDErrors, Bus: watcher.Stats, Relay: toRedis.Stats,
+		Samples: sampler.Samples, Feed: feed.Stats,
 	})
+	about := func() web.About {
+		return web.About{Host: host, Version: version.String(), BootID: bootID, Epoch: toRedis.Stats().Epoch, Uptime: uptime().Truncate(time.Millisecond).Seconds()}
+	}
 
-	return &monitor{
+	server := &web.Server{
+		Listen: conf.Monitor.Listen, Credentials: credentials, Alive: alive, Metrics: metrics.Handler(), Log: log,
+		Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
+		Feed:   feed, About: about, Samples: sampler.Samples,
+	}
+	m := &monitor{
 		units: herd.Units,
 		close: func() {
+			keeper.Keep()
 			_ = client.Close()
 			if lock != nil {
 				_ = lock.Close()
 			}
 		},
 		tasks: []task{
-			watcher, toRedis, to, gpus,
-			&resources.Sampler{Root: "/", Herd: herd, Log: log},
+			watcher, toRedis, past, keeper, to, gpus, sampler,
 			&gpuhealth.Hardware{Root: "/", Container: config.IsContainer("/", os.Environ()), Log: log},
-			&web.Server{
-				Listen: conf.Monitor.Listen, Alive: alive, Metrics: metrics.Handler(), Log: log,
-				Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
-			},
+			server,
 		},
-	}, nil
+	}
+	if machine != nil {
+		server.Machine = machine
+		m.tasks = append(m.tasks, machine)
+	}
+	return m, nil
+}
+
+// kept returns what an earlier monitor of this boot had told.
+func kept(stateDir, bootID string, log *slog.Logger) journal.Since {
+	p, err := relay.LoadPosition(stateDir, bootID)
+	if err != nil {
+		log.Warn("what happened without a monitor is known only where Redis knows what it was told", "error", err)
+	}
+	if p == nil {
+		return journal.Since{}
+	}
+	return journal.Since{Seeds: p.Units, MonoUS: p.MonotonicUS}
 }
 
 // summary is the line that systemctl status shows.
@@ -126,7 +165,7 @@ func summary(herd *state.Herd, to *relay.Relay) string {
 	case s.Connected:
 		return line + "Redis is told"
 	}
-	return line + fmt.Sprintf("Redis is away, %d events wait", s.Pending)
+	return line + fmt.Sprintf("Redis is not told (%s), %d events wait", cmp.Or(s.Reason, "not asked yet"), s.Pending)
 }
 
 // gpuSummary says what is wrong with GPUs, or nothing.

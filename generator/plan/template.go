@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gpuherd/generator/service"
@@ -21,7 +22,7 @@ func (m *maker) template(c *choice) bool {
 		return false
 	}
 
-	out := &unitfile.File{Name: c.Path, Header: []string{Header, "from " + strings.Join(append([]string{c.Path}, c.DropIns...), ", ")}}
+	out := &unitfile.File{Name: c.Path, Header: []string{Header, "from " + sources(c)}}
 	section := func(name string, entries []unitfile.Entry) {
 		s := &unitfile.Section{Name: name, Entries: entries}
 		for _, e := range c.File.Entries(name) {
@@ -41,6 +42,19 @@ func (m *maker) template(c *choice) bool {
 		}
 	}
 	return m.file(c, c.Unit(), out)
+}
+
+// sources names the files that a unit is made of. The name of a drop-in may be
+// anything, and must not cost the unit.
+func sources(c *choice) string {
+	names := []string{c.Path}
+	for _, name := range c.DropIns {
+		if quoted := strconv.Quote(name); quoted != `"`+name+`"` {
+			name = quoted
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // tooNew says that a directive was left out. In a file that we ship, that is
@@ -181,7 +195,10 @@ func (m *maker) restart(d *defaults) {
 		return
 	}
 	if d.systemd < directives["RestartSteps"] {
-		d.set("RestartSec", "2s")
+		// It has to serve a single crash, which should cost nothing, and a
+		// loop, which should not cost a CPU. A start limit would leave the
+		// worker dead.
+		d.set("RestartSec", "500ms")
 		return
 	}
 	d.set("RestartSec", "1ms")

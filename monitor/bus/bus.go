@@ -36,9 +36,20 @@ const (
 // Target is the unit whose Wants= are the herd.
 const Target = "gpuherd.target"
 
-// callTimeout bounds each call to systemd. A daemon-reload of a big machine
-// blocks PID 1 for seconds, never this long.
-const callTimeout = 15 * time.Second
+// times are how long, and how often. Tests have others.
+type times struct {
+	// call bounds each call to systemd. A daemon-reload of a big machine
+	// blocks PID 1 for seconds, never this long.
+	call     time.Duration
+	probe    time.Duration // Subscribe again: before 257 PID 1 can forget subscribers (systemd#31015)
+	reassert time.Duration // a resync for its own sake
+	reload   time.Duration // Reloading(true) without its (false)
+	retry    time.Duration // of a resync that failed
+}
+
+var usual = times{
+	call: 15 * time.Second, probe: time.Minute, reassert: 5 * time.Minute, reload: 60 * time.Second, retry: time.Second,
+}
 
 // parallel is how many units a snapshot asks for at once: enough to hide the
 // way over dbus-daemon, few enough to let PID 1 do other things between.
@@ -47,7 +58,10 @@ const parallel = 4
 // An Option changes how Dial connects.
 type Option func(*options)
 
-type options struct{ address, target string }
+type options struct {
+	address, target string
+	times           times
+}
 
 // WithAddress connects to the D-Bus address a ("unix:path=…", "unixexec:…")
 // instead of the system bus.
@@ -57,7 +71,7 @@ func WithAddress(a string) Option { return func(o *options) { o.address = a } }
 func WithTarget(unit string) Option { return func(o *options) { o.target = unit } }
 
 func collect(opts []Option) options {
-	o := options{target: Target}
+	o := options{target: Target, times: usual}
 	for _, f := range opts {
 		f(&o)
 	}
@@ -69,7 +83,7 @@ func collect(opts []Option) options {
 type Conn struct {
 	bus     *dbus.Conn
 	systemd dbus.BusObject
-	target  string
+	opts    options
 }
 
 // Dial connects to the system bus. ctx bounds the dialling only.
@@ -79,7 +93,7 @@ func Dial(ctx context.Context, opts ...Option) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{bus: b, systemd: b.Object(busName, managerPath), target: o.target}, nil
+	return &Conn{bus: b, systemd: b.Object(busName, managerPath), opts: o}, nil
 }
 
 // connect returns an authenticated connection. signals, unless nil, takes its
@@ -147,17 +161,17 @@ func (c *Conn) Snapshot(ctx context.Context) ([]state.Unit, error) {
 // Herd returns the names of the herd's services, sorted: what gpuherd.target
 // wants.
 func (c *Conn) Herd(ctx context.Context) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.opts.times.call)
 	defer cancel()
 	var v dbus.Variant
-	err := c.bus.Object(busName, UnitPath(c.target)).
+	err := c.bus.Object(busName, UnitPath(c.opts.target)).
 		CallWithContext(ctx, propsIface+".Get", dbus.FlagNoAutoStart, unitIface, "Wants").Store(&v)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read what %s wants: %w", c.target, err)
+		return nil, fmt.Errorf("cannot read what %s wants: %w", c.opts.target, err)
 	}
 	all, ok := v.Value().([]string)
 	if !ok {
-		return nil, fmt.Errorf("cannot read what %s wants: systemd answered %s", c.target, v.Signature())
+		return nil, fmt.Errorf("cannot read what %s wants: systemd answered %s", c.opts.target, v.Signature())
 	}
 	var names []string
 	for _, n := range all {
@@ -201,7 +215,7 @@ func (c *Conn) Observe(ctx context.Context, names []string) ([]state.Observation
 }
 
 func (c *Conn) observe(ctx context.Context, name string) (*state.Observation, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.opts.times.call)
 	defer cancel()
 	var props map[string]dbus.Variant
 	// The empty interface means all of them, so that Unit and Service come

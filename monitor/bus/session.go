@@ -39,6 +39,7 @@ type session struct {
 	retry    <-chan time.Time
 	probed   chan probed
 	probing  bool
+	asked    time.Time // when systemd was last known to send us signals
 }
 
 // A unit is what the session knows of one unit.
@@ -60,6 +61,7 @@ type herd struct {
 const herdAnswer = "gpuherd.herd"
 
 type probed struct {
+	at    time.Time
 	fresh bool // systemd had lost the subscription
 	err   error
 }
@@ -88,7 +90,8 @@ func (s *session) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.calls = &Conn{bus: b, systemd: b.Object(busName, managerPath), target: s.w.opts.target}
+	s.calls = &Conn{bus: b, systemd: b.Object(busName, managerPath), opts: s.w.opts}
+	s.asked = time.Now()
 	if _, err = s.subscribe(ctx); err != nil {
 		_ = b.Close()
 	}
@@ -103,7 +106,7 @@ func (s *session) close() {
 // subscribe asks systemd to send signals to the bus; without, not even
 // PropertiesChanged comes. fresh tells that systemd did not have us.
 func (s *session) subscribe(ctx context.Context) (fresh bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.w.opts.times.call)
 	defer cancel()
 	err = s.calls.systemd.CallWithContext(ctx, managerIface+".Subscribe", dbus.FlagNoAutoStart).Err
 	var e dbus.Error
@@ -121,9 +124,9 @@ func (s *session) subscribe(ctx context.Context) (fresh bool, err error) {
 func (s *session) loop(ctx context.Context) error {
 	ticks := time.NewTicker(tick)
 	defer ticks.Stop()
-	probe := time.NewTicker(probeEvery)
+	probe := time.NewTicker(s.w.opts.times.probe)
 	defer probe.Stop()
-	reassert := time.NewTicker(reassertEvery)
+	reassert := time.NewTicker(s.w.opts.times.reassert)
 	defer reassert.Stop()
 	s.resync(ctx, ReasonConnected)
 	for {
@@ -148,7 +151,7 @@ func (s *session) loop(ctx context.Context) error {
 				return errors.New("the bus closed the connection for calls")
 			}
 		case <-s.reloadEnd:
-			s.w.log.Warn("systemd has not finished reloading, reading the herd regardless", "after", reloadTimeout)
+			s.w.log.Warn("systemd has not finished reloading, reading the herd regardless", "after", s.w.opts.times.reload)
 			s.endReload(ctx, ReasonReload)
 		case <-s.retry:
 			s.retry = nil
@@ -159,13 +162,20 @@ func (s *session) loop(ctx context.Context) error {
 			s.probe(ctx)
 		case p := <-s.probed:
 			s.probing = false
+			if errors.Is(p.err, context.DeadlineExceeded) && ctx.Err() == nil {
+				// It is busy. Its signals still come over this connection.
+				s.w.log.Warn("systemd does not answer", "error", p.err)
+				continue
+			}
 			if p.err != nil {
 				return p.err
 			}
 			if p.fresh {
 				s.w.log.Warn("systemd had lost the subscription, reading the herd")
+				s.w.handler.Lost(s.asked.UnixMicro())
 				s.resync(ctx, ReasonSubscription)
 			}
+			s.asked = p.at
 		}
 	}
 }
@@ -178,8 +188,9 @@ func (s *session) probe(ctx context.Context) {
 	}
 	s.probing = true
 	s.helpers.Go(func() {
+		at := time.Now()
 		fresh, err := s.subscribe(ctx)
-		s.probed <- probed{fresh, err}
+		s.probed <- probed{at, fresh, err}
 	})
 }
 
@@ -193,8 +204,7 @@ func (s *session) take(ctx context.Context, sig *dbus.Signal) {
 			return
 		}
 		if active {
-			s.reloading = true
-			s.reloadEnd = time.After(reloadTimeout)
+			s.beginReload()
 			return
 		}
 		s.endReload(ctx, ReasonReload)
@@ -204,12 +214,17 @@ func (s *session) take(ctx context.Context, sig *dbus.Signal) {
 			return
 		}
 		if after == "" { // daemon-reexec: away until the new one is there
-			s.reloading = true
-			s.reloadEnd = time.After(reloadTimeout)
+			s.beginReload()
 			return
 		}
 		s.endReload(ctx, ReasonReexec)
 	}
+}
+
+func (s *session) beginReload() {
+	s.reloading = true
+	s.reloadEnd = time.After(s.w.opts.times.reload)
+	s.w.handler.Lost(time.Now().UnixMicro())
 }
 
 func (s *session) endReload(ctx context.Context, reason string) {
@@ -250,24 +265,36 @@ func (s *session) changed(sig *dbus.Signal) {
 	u.service = nil
 	u.touched = true
 	u.now.ReceivedUS = time.Now().UnixMicro()
-	if !news(u.sent, u.now) {
+	now, ok := u.now, true
+	if waiting(now) && now.InvocationID != "" && now.InvocationID != u.sent.InvocationID {
+		now, ok = belated(u.sent, now)
+	}
+	if !ok || !news(u.sent, now) {
 		s.w.stats.duplicates.Add(1)
 		return
 	}
-	u.sent = u.now
+	u.sent = now
 	s.w.stats.changes.Add(1)
-	s.w.handler.Observe(u.now)
+	s.w.handler.Observe(now)
+}
+
+// belated takes what systemd tells first at each start: the state before it
+// once more, inactive or failed, on 254 and later auto-restart-queued, already
+// with the new invocation's properties. Mostly that was told. Where a stop
+// took no time, as that of a oneshot that remains after exit, it is the only
+// word of it, and belongs to the invocation before.
+func belated(before, now state.Observation) (state.Observation, bool) {
+	if waiting(before) || before.Active == "" {
+		return before, false
+	}
+	o := before
+	o.Active, o.Sub, o.MainPID, o.StatusText = now.Active, now.Sub, 0, ""
+	o.ChangedUS, o.ChangedMonoUS, o.ReceivedUS = now.ChangedUS, now.ChangedMonoUS, now.ReceivedUS
+	return o, true
 }
 
 // news tells whether now says more than before.
 func news(before, now state.Observation) bool {
-	if waiting(now) && now.InvocationID != "" && now.InvocationID != before.InvocationID {
-		// At each start systemd first tells the state before it once more,
-		// already with the new invocation's id: inactive or failed, on 254
-		// and later auto-restart-queued. A run that ended has been seen
-		// beginning, so this is no end of one.
-		return false
-	}
 	if now.ChangedMonoUS < before.ChangedMonoUS {
 		return false
 	}
@@ -324,7 +351,7 @@ func (s *session) read(ctx context.Context, reason string) ([]state.Observation,
 	// Replies come over the other connection and could overtake signals. The
 	// bus keeps the order towards one receiver: once it has answered on the
 	// signals' connection, all that systemd sent before its replies is here.
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.w.opts.times.call)
 	defer cancel()
 	if err := s.sig.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetId", 0).Err; err != nil {
 		return nil, fmt.Errorf("cannot reach the bus: %w", err)
@@ -333,7 +360,7 @@ func (s *session) read(ctx context.Context, reason string) ([]state.Observation,
 }
 
 func (s *session) match(ctx context.Context, names []string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.w.opts.times.call)
 	defer cancel()
 	rule := func(name string) []dbus.MatchOption {
 		return []dbus.MatchOption{dbus.WithMatchSender(busName), dbus.WithMatchObjectPath(UnitPath(name)),
@@ -372,7 +399,7 @@ func (s *session) answer(ctx context.Context, h herd) error {
 			return h.err
 		}
 		s.w.log.Warn("cannot read the herd, trying again", "reason", reason, "error", h.err)
-		s.retry = time.After(retryResync)
+		s.retry = time.After(s.w.opts.times.retry)
 		return nil
 	}
 	s.failures = 0

@@ -134,6 +134,13 @@ func TestRealSystemd(t *testing.T) {
 		same(step.what, take(t, events, 2), "w@0.service failed signal", "w@0.service running success")
 	}
 
+	// What the generator adds is of the herd with the next reload.
+	u.Add("new.service", sleeper)
+	u.Systemctl("daemon-reload")
+	same("added", take(t, events, 1), "new.service stopped success")
+	u.Systemctl("start", "new.service")
+	same("added and started", take(t, events, 1), "new.service running success")
+
 	connections := w.Stats().Connections
 	u.Systemctl("restart", "dbus.service")
 	until(t, "it is connected again", func() bool { return w.Stats().Connections > connections && w.Ready() == nil })

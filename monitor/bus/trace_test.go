@@ -48,8 +48,8 @@ func TestTraces(t *testing.T) {
 			"stopping success /0 restarts=2", "stopped success killed/15 restarts=2"}},
 		{"257/simple-exit0", failed, []string{"running success /0 restarts=1", "stopped success exited/0 restarts=1", "running success /0 restarts=2",
 			"stopping success /0 restarts=2", "stopped success killed/15 restarts=2"}},
-		{"252/oneshot-restart", exited, []string{"starting success /0 restarts=1", "running success exited/0 restarts=1"}},
-		{"257/oneshot-restart", exited, []string{"starting success /0 restarts=1", "running success exited/0 restarts=1"}},
+		{"252/oneshot-restart", exited, []string{"stopped success exited/0 restarts=0", "starting success /0 restarts=1", "running success exited/0 restarts=1"}},
+		{"257/oneshot-restart", exited, []string{"stopped success exited/0 restarts=0", "starting success /0 restarts=1", "running success exited/0 restarts=1"}},
 		{"252/reexec", running, nil},
 		{"257/reexec", running, nil},
 	} {

@@ -18,19 +18,17 @@ import (
 type Handler interface {
 	// Observe takes one change of one unit, in the order of the bus.
 	Observe(state.Observation)
-	// Sync takes the whole herd: after connecting, and whenever signals may
-	// have been lost. reason says why.
+	// Lost says that signals may have been missed since the given unix time in
+	// µs, and may be until the next Sync.
+	Lost(sinceUS int64)
+	// Sync takes the whole herd: after connecting, after Lost, and now and
+	// then. reason says why.
 	Sync(herd []state.Observation, reason string)
 }
 
-// Intervals of the reading loop.
 const (
-	tick           = time.Second      // proves progress
-	probeEvery     = time.Minute      // Subscribe again: before 257 PID 1 can forget subscribers (systemd#31015)
-	reassertEvery  = 5 * time.Minute  // a resync for its own sake
-	reloadTimeout  = 60 * time.Second // Reloading(true) without its (false)
-	retryResync    = time.Second
-	resyncAttempts = 5 // failed ones before the connection counts as broken
+	tick           = time.Second // of the reading loop, proves progress
+	resyncAttempts = 5           // failed ones before the connection counts as broken
 )
 
 // Reasons of a resync, as metrics and events name them.
@@ -140,9 +138,12 @@ func (w *Watcher) Run(ctx context.Context) error {
 	for {
 		began := time.Now()
 		err := w.session(ctx)
-		w.subscribed.Store(false)
+		told := w.subscribed.Swap(false)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if told {
+			w.handler.Lost(time.Now().UnixMicro())
 		}
 		if time.Since(began) > time.Minute {
 			delay = first
@@ -184,7 +185,7 @@ func (w *Watcher) session(ctx context.Context) error {
 	defer s.helpers.Wait()
 	defer cancel()
 
-	dial, stop := context.WithTimeout(ctx, callTimeout)
+	dial, stop := context.WithTimeout(ctx, w.opts.times.call)
 	defer stop()
 	opened := make(chan error, 1)
 	s.helpers.Go(func() { opened <- s.open(dial) })

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,13 +22,24 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recorder notes what a Watcher hands on, one line each.
-type recorder struct{ lines chan string }
+type recorder struct {
+	lines chan string
+	lost  *bool // since the last Sync; more than once says no more
+}
 
 func (r recorder) Observe(o state.Observation) {
 	r.lines <- fmt.Sprintf("%s %s/%s %s", o.Name, o.Active, o.Sub, o.StatusText)
 }
 
+func (r recorder) Lost(int64) {
+	if !*r.lost {
+		*r.lost = true
+		r.lines <- "lost"
+	}
+}
+
 func (r recorder) Sync(herd []state.Observation, reason string) {
+	*r.lost = false
 	line := "sync " + reason
 	for _, o := range herd {
 		line += fmt.Sprintf(" %s=%s", o.Name, o.Sub)
@@ -46,6 +58,14 @@ func (r recorder) next(t *testing.T) string {
 	}
 }
 
+// skipTo reads on to a line that ends so.
+func (r recorder) skipTo(t *testing.T, end string) {
+	t.Helper()
+	for l := ""; !strings.HasSuffix(l, end); {
+		l = r.next(t)
+	}
+}
+
 func (r recorder) want(t *testing.T, lines ...string) {
 	t.Helper()
 	var got []string
@@ -58,10 +78,10 @@ func (r recorder) want(t *testing.T, lines ...string) {
 }
 
 // watch runs a Watcher on s until the test ends.
-func watch(t *testing.T, s *bustest.Systemd) (recorder, *bus.Watcher) {
+func watch(t *testing.T, s *bustest.Systemd, opts ...bus.Option) (recorder, *bus.Watcher) {
 	t.Helper()
-	r := recorder{make(chan string, 10000)}
-	w := bus.NewWatcher(slog.New(slog.DiscardHandler), r, nil, bus.WithAddress(s.Address))
+	r := recorder{make(chan string, 10000), new(bool)}
+	w := bus.NewWatcher(slog.New(slog.DiscardHandler), r, nil, append(opts, bus.WithAddress(s.Address))...)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -147,7 +167,7 @@ func TestReload(t *testing.T) {
 		s.Want("w@0.service", "w@1.service", "no-file.service")
 		s.Set(at("w@1.service", "inactive", "dead", 0, 0))
 	})
-	r.want(t, "sync reload w@0.service=running w@1.service=dead")
+	r.want(t, "lost", "sync reload w@0.service=running w@1.service=dead")
 	s.Announce(w0) // says nothing new
 	s.Announce(at("w@1.service", "active", "running", 9, 7))
 	s.Announce(at("old.service", "failed", "failed", 10, 3)) // no longer ours
@@ -173,7 +193,7 @@ func TestChangesDuringResync(t *testing.T) {
 	s.Announce(at("w@0.service", "failed", "failed", 5, 1))
 	s.Announce(at("w@1.service", "activating", "start", 6, 2))
 	s.Announce(at("w@0.service", "active", "running", 7, 4))
-	r.want(t, "w@0.service failed/failed ", "w@0.service active/running ")
+	r.want(t, "lost", "w@0.service failed/failed ", "w@0.service active/running ")
 	release()
 	r.want(t, "sync reload w@0.service=running w@1.service=start")
 	s.Announce(at("w@1.service", "active", "running", 8, 2))
@@ -188,7 +208,7 @@ func TestReexec(t *testing.T) {
 	s.Leave()
 	s.Set(at("w@0.service", "failed", "failed", 5, 1))
 	s.Boot()
-	r.want(t, "sync reexec w@0.service=failed")
+	r.want(t, "lost", "sync reexec w@0.service=failed")
 	if !s.Subscribed() {
 		t.Fatal("nobody subscribed again")
 	}
@@ -207,11 +227,94 @@ func TestBusRestart(t *testing.T) {
 	}
 	s.Set(at("w@0.service", "failed", "failed", 5, 1))
 	s.StartBus()
-	r.want(t, "sync connected w@0.service=failed")
+	r.want(t, "lost", "sync connected w@0.service=failed")
 	s.Announce(at("w@0.service", "active", "running", 9, 2))
 	r.want(t, "w@0.service active/running ")
 	if n := w.Stats().Connections; n != 2 {
 		t.Errorf("connected %d times, want twice", n)
+	}
+}
+
+// A subscription that systemd lost is found out, and what was missed is read.
+func TestSubscriptionLost(t *testing.T) {
+	t.Parallel()
+	s := bustest.Start(t, at("w@0.service", "active", "running", 1, 1))
+	r, w := watch(t, s, bus.WithTimes(20*time.Millisecond, time.Hour, 20*time.Second, time.Second))
+	r.want(t, "sync connected w@0.service=running")
+	s.Forget()
+	s.Announce(at("w@0.service", "failed", "failed", 5, 1)) // to nobody
+	r.want(t, "lost", "sync subscription-lost w@0.service=failed")
+	if !s.Subscribed() {
+		t.Error("nobody subscribed again")
+	}
+	s.Announce(at("w@0.service", "active", "running", 6, 2))
+	r.want(t, "w@0.service active/running ")
+	if n := w.Stats().Resyncs[bus.ReasonSubscription]; n != 1 {
+		t.Errorf("%d resyncs for a lost subscription, want 1", n)
+	}
+}
+
+// A reload that is not said to end does not make the monitor deaf.
+func TestReloadWithoutEnd(t *testing.T) {
+	t.Parallel()
+	s := bustest.Start(t, at("w@0.service", "active", "running", 1, 1))
+	r, _ := watch(t, s, bus.WithTimes(time.Hour, 50*time.Millisecond, 20*time.Second, time.Second))
+	r.want(t, "sync connected w@0.service=running")
+	s.Reloading()
+	s.Set(at("w@0.service", "failed", "failed", 5, 1))
+	r.want(t, "lost", "sync reload w@0.service=failed")
+	s.Announce(at("w@0.service", "active", "running", 6, 2))
+	r.want(t, "w@0.service active/running ")
+}
+
+// A systemd that does not answer keeps no call waiting for ever, nor the loop
+// that reads signals: the herd is asked for again, in the end by another
+// connection.
+func TestSilentSystemd(t *testing.T) {
+	t.Parallel()
+	s := bustest.Start(t, at("w@0.service", "active", "running", 1, 1))
+	r, w := watch(t, s, bus.WithTimes(time.Hour, time.Hour, 200*time.Millisecond, time.Millisecond))
+	r.skipTo(t, " w@0.service=running") // a slow one is asked again
+	release := s.Hold()
+	s.Reload(func() {})
+	s.Announce(at("w@0.service", "failed", "failed", 5, 1))
+	r.want(t, "lost", "w@0.service failed/failed ")
+	until(t, "it is asked again", func() bool { return w.Stats().Resyncs[bus.ReasonRetry] > 0 })
+	until(t, "it dials again", func() bool { return w.Stats().Connections > 1 })
+	release()
+	r.skipTo(t, "sync connected w@0.service=failed")
+}
+
+// What one unit says does not keep others waiting, however much it is.
+func TestStatusFlood(t *testing.T) {
+	t.Parallel()
+	const flood = 5_000
+	chatter := at("chatter.service", "active", "running", 1, 1)
+	s := bustest.Start(t, chatter, at("w@0.service", "active", "running", 1, 2))
+	r, w := watch(t, s)
+	r.want(t, "sync connected chatter.service=running w@0.service=running")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range flood {
+			chatter.StatusText = fmt.Sprint(i)
+			s.Announce(chatter)
+		}
+	}()
+	s.Announce(at("w@0.service", "failed", "failed", 5, 2))
+	said := 0
+	for l := r.next(t); l != "w@0.service failed/failed "; l = r.next(t) {
+		said++
+	}
+	if said == flood {
+		t.Error("the failure came after all that the other said")
+	}
+	for l := r.next(t); l != fmt.Sprintf("chatter.service active/running %d", flood-1); l = r.next(t) {
+		said++
+	}
+	<-done
+	if got := w.Stats(); got.Connections != 1 {
+		t.Errorf("stats are %+v", got)
 	}
 }
 

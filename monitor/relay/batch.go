@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -19,6 +20,7 @@ type batch struct {
 	ops    []any
 	events []state.Event
 	last   uint64 // seq of the last event in it; 0: none
+	tells  tells
 }
 
 // heartbeat is the value of the heartbeat key.
@@ -31,29 +33,31 @@ type heartbeat struct {
 }
 
 // flush writes all that waits. beat asks for a heartbeat, which goes along
-// with the first batch.
+// with the first batch. Where nothing proves life, a batch without one still
+// finds out whether Redis takes what is written, and has what it confirmed.
 func (r *Relay) flush(ctx context.Context, beat bool) error {
-	beat = beat && r.cfg.Alive()
 	for {
 		if r.flight == nil {
 			if r.snapshot != "" && r.source.Synced() && r.drained() {
 				reason := r.snapshot
 				r.snapshot = ""
 				r.source.Snapshot(reason)
-				beat = r.cfg.Alive()
+				// Not all hosts of a fleet at once.
+				r.reassert.Reset(r.cfg.Reassert*3/4 + rand.N(r.cfg.Reassert/2+1))
+				beat = true
 			}
-			ops, events := r.take()
+			ops, events, tells := r.take()
 			if len(ops) == 0 && !beat {
 				return nil
 			}
 			r.flight = r.assemble(ops)
-			r.flight.events = events
+			r.flight.events, r.flight.tells = events, tells
 			if n := len(events); n > 0 {
 				r.flight.last = events[n-1].Seq
 			}
 		}
 		var extra []any
-		if beat {
+		if beat && r.cfg.Alive() {
 			extra = r.heartbeat()
 		}
 		if err := r.send(ctx, extra); err != nil {
@@ -76,21 +80,26 @@ func (r *Relay) drained() bool {
 	return r.pending.len() == 0
 }
 
-// take removes up to one batch from what waits, as operations.
-func (r *Relay) take() (ops []any, events []state.Event) {
+// take removes up to one batch from what waits, as operations. Units and GPUs
+// go with the last of the events: who finds a unit in Redis finds all that led
+// there in the stream.
+func (r *Relay) take() (ops []any, events []state.Event, t tells) {
+	now := r.current()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := &r.pending
 	if p.empty() {
-		return nil, nil
+		return nil, nil, tells{monoUS: now}
 	}
 	n := min(len(p.events), batchEvents)
 	events = append(events, p.events[:n]...)
 	clear(p.events[:n])
 	p.events = p.events[n:]
-	if len(p.events) == 0 {
-		p.events = nil // so that a long outage's array does not stay
+	if len(p.events) > 0 {
+		return r.eventOps(nil, events), events, tells{}
 	}
+	p.events = nil // so that a long outage's array does not stay
+	t = p.tells(now)
 
 	if p.reset {
 		ops = append(ops, "R")
@@ -111,16 +120,22 @@ func (r *Relay) take() (ops []any, events []state.Event) {
 		}
 		p.gpusSet = false
 	}
-	for _, e := range events {
-		data, msg := r.encode(e)
-		ops = append(ops, "E", strconv.FormatUint(e.Seq, 10), strconv.FormatInt(e.AtUS, 10), e.Type, data, msg)
-	}
+	ops = r.eventOps(ops, events)
 	for _, h := range p.hints {
 		_, msg := r.encode(h)
 		ops = append(ops, "P", msg)
 	}
 	clear(p.hints)
-	return ops, events
+	return ops, events, t
+}
+
+// eventOps appends the operations of events.
+func (r *Relay) eventOps(ops []any, events []state.Event) []any {
+	for _, e := range events {
+		data, msg := r.encode(e)
+		ops = append(ops, "E", strconv.FormatUint(e.Seq, 10), strconv.FormatInt(e.AtUS, 10), e.Type, data, msg)
+	}
+	return ops
 }
 
 // assemble numbers a batch. The caller sends it next.
@@ -140,7 +155,7 @@ func (r *Relay) send(ctx context.Context, extra []any) error {
 	began := time.Now()
 	answer, err := batchScript.Run(ctx, r.client, r.keys, args...).StringSlice()
 	if err != nil {
-		return fmt.Errorf("cannot write to Redis: %w", err)
+		return r.diagnose(fmt.Errorf("cannot write to Redis: %w", err))
 	}
 	if r.cfg.Observe != nil {
 		r.cfg.Observe(time.Since(began).Seconds())
@@ -154,6 +169,7 @@ func (r *Relay) send(ctx context.Context, extra []any) error {
 	r.batches.Add(1)
 	r.written.Add(uint64(len(b.events)))
 	r.acked = max(r.acked, b.last)
+	r.note(b.tells)
 	r.flight = nil
 	return nil
 }
@@ -169,10 +185,12 @@ func (r *Relay) recover(answer []string) error {
 	r.mu.Lock()
 	r.pending.requeue(r.flight.events, has, r.acked, time.Now().UnixMicro())
 	r.mu.Unlock()
+	lost := r.acked - min(has, r.acked)
+	r.acked = max(r.acked, has) // what was in flight may be there
 	r.flight = nil
 	r.claimed = false
 	r.snapshot = gapLost
-	return fmt.Errorf("redis lost %d events that it had confirmed", r.acked-min(has, r.acked))
+	return fmt.Errorf("%w: %d events", errLost, lost)
 }
 
 // heartbeat returns the operation that sets the heartbeat.
@@ -189,11 +207,11 @@ func (r *Relay) heartbeat() []any {
 func (r *Relay) enlist(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := r.client.ZAddArgs(ctx, r.cfg.Prefix+":hosts", redis.ZAddArgs{
+	err := r.client.ZAddArgs(ctx, r.hosts, redis.ZAddArgs{
 		GT: true, Members: []redis.Z{{Score: float64(time.Now().UnixMilli()), Member: r.cfg.Host}},
 	}).Err()
 	if err != nil {
-		return fmt.Errorf("cannot write to Redis: %w", err)
+		return r.diagnose(fmt.Errorf("cannot write to Redis: %w", err))
 	}
 	return nil
 }

@@ -41,8 +41,14 @@ type Event struct {
 // and restarts does not count the start that follows.
 type UnitEvent struct {
 	Unit
-	Event    string `json:"event"`
-	Resynced bool   `json:"resynced,omitempty"` // found by reading the state again: changes before it may be missing
+	Event string `json:"event"`
+	// Resynced: found by reading the state again, or in a journal with a hole:
+	// changes before it may be missing.
+	Resynced bool `json:"resynced,omitempty"`
+	// Backfilled: read back from the journal, since no monitor watched then.
+	// Of sub, pid and the figures the journal tells nothing, and of the end of
+	// the main process only where it failed.
+	Backfilled bool `json:"backfilled,omitempty"`
 }
 
 // Events of a GPU that are no health, the field `event` of a GPUEvent.

@@ -26,6 +26,9 @@ type Herd struct {
 	synced   bool // a first Sync was told
 
 	earlier map[string]Seed // of Resync, for the first Sync; nil: none
+
+	held     *held  // nil: what is told is sent at once
+	complete func() // of Hold; nil: a complete window is released at once
 }
 
 type member struct {
@@ -41,7 +44,7 @@ type counter struct {
 	first      string // invocation that this monitor saw first
 	invocation string // the last
 	restarts   uint64
-	automatic  uint32 // NRestarts as last told
+	automatic  uint32 // automatic restarts as last told
 	told       bool   // automatic is known
 	since      uint64 // starts counted after first
 }
@@ -72,7 +75,7 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var d Delta
-	first := !h.synced
+	first, completes := !h.synced, h.held.open()
 	h.synced = true
 	present := map[string]bool{}
 	for _, o := range herd {
@@ -88,7 +91,7 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 		m = &member{seen: o, phase: phase("", o), invocation: o.InvocationID}
 		h.units[o.Name] = m
 		m.unit = o.Unit()
-		m.unit.Restarts = h.count(o)
+		m.unit.Restarts = h.count(o, true)
 		switch {
 		case !first:
 			// Configuration brought it while we watched: that is news.
@@ -104,6 +107,10 @@ func (h *Herd) Sync(herd []Observation, reason string) {
 			d.Gone = append(d.Gone, name)
 		}
 	}
+	if completes {
+		h.closeWindow()
+		return
+	}
 	h.send(d)
 }
 
@@ -115,7 +122,7 @@ func (h *Herd) step(m *member, o Observation, resynced bool, d *Delta) {
 	}
 	m.unit = o.Unit()
 	m.unit.Seq = before.Seq
-	m.unit.Restarts = h.count(o)
+	m.unit.Restarts = h.count(o, resynced || h.held.open())
 	if o.InvocationID == before.InvocationID && m.unit.PID == before.PID {
 		keep(&m.unit.MemoryBytes, before.MemoryBytes)
 		keep(&m.unit.MemoryPeakBytes, before.MemoryPeakBytes)
@@ -147,16 +154,33 @@ func keep(to **uint64, old *uint64) {
 
 // event appends the event of m's phase.
 func (h *Herd) event(m *member, resynced bool, d *Delta) {
-	at := int64(m.seen.ChangedUS)
-	if at == 0 {
-		at = m.seen.ReceivedUS
+	if h.held == nil {
+		m.unit.Seq = h.next()
 	}
-	m.unit.Seq = h.next()
-	e := &UnitEvent{Unit: m.unit, Event: m.phase, Resynced: resynced}
+	e := m.event()
+	e.Data.(*UnitEvent).Resynced = resynced
+	if h.held != nil {
+		h.held.events = append(h.held.events, e)
+		return
+	}
+	d.Events = append(d.Events, e)
+}
+
+// event returns the event of m's phase.
+func (m *member) event() Event {
+	e := &UnitEvent{Unit: m.unit, Event: m.phase}
 	if e.PID == 0 && (m.phase == Failed || m.phase == Stopped) {
 		e.PID = m.seen.ExecMainPID
 	}
-	d.Events = append(d.Events, Event{Seq: m.unit.Seq, AtUS: at, Type: TypeUnit, Data: e})
+	return Event{Seq: m.unit.Seq, AtUS: m.at(), Type: TypeUnit, Data: e}
+}
+
+// at is when m last changed, unix time in µs.
+func (m *member) at() int64 {
+	if m.seen.ChangedUS != 0 {
+		return int64(m.seen.ChangedUS)
+	}
+	return m.seen.ReceivedUS
 }
 
 // phase returns the phase of a unit that was in the phase before.
@@ -188,36 +212,35 @@ func phase(before string, o Observation) string {
 	return Running // active, reloading, refreshing and what may come
 }
 
-// count notes o's invocation and returns the restarts.
-func (h *Herd) count(o Observation) uint64 {
+// count notes o's invocation and returns the restarts. missed says that some
+// may not have been seen.
+func (h *Herd) count(o Observation, missed bool) uint64 {
 	c := h.counters[o.Name]
 	if c == nil {
 		c = &counter{}
 		h.counters[o.Name] = c
 	}
+	begun := o.begun()
 	switch o.InvocationID {
 	case "", c.invocation:
 	default:
 		if c.invocation == "" {
 			c.first = o.InvocationID
-			c.restarts = uint64(o.NRestarts)
-			if o.Job != 0 && strings.HasPrefix(o.Sub, "auto-restart") && o.NRestarts > 0 {
-				c.restarts-- // counted already, but not started yet
-			}
+			c.restarts = uint64(begun)
 		} else {
 			n := uint64(1)
-			if c.told && o.NRestarts > c.automatic+1 { // some were not seen
-				n = uint64(o.NRestarts - c.automatic)
+			if missed && c.told && begun > c.automatic+1 {
+				n = uint64(begun - c.automatic)
 			}
 			c.restarts += n
 			c.since += n
 			if !c.told {
-				c.restarts = max(c.restarts, uint64(o.NRestarts))
+				c.restarts = max(c.restarts, uint64(begun))
 			}
 		}
 		c.invocation = o.InvocationID
 	}
-	c.automatic, c.told = o.NRestarts, true
+	c.automatic, c.told = begun, true
 	return c.restarts
 }
 
@@ -226,24 +249,27 @@ type Figures struct {
 	Memory, MemoryPeak, MemoryMax, CPUNS *uint64
 }
 
-// Use takes what a unit uses now. It makes no event.
-func (h *Herd) Use(name string, f Figures) {
+// Use takes what units use now, by name. It makes no event, and one Delta of
+// all that changed.
+func (h *Herd) Use(figures map[string]Figures) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m, ok := h.units[name]
-	if !ok {
-		return
+	var d Delta
+	for _, name := range slices.Sorted(maps.Keys(figures)) {
+		m, ok := h.units[name]
+		if !ok {
+			continue
+		}
+		f, before := figures[name], m.unit
+		m.unit.MemoryBytes, m.unit.MemoryPeakBytes, m.unit.CPUNS = f.Memory, f.MemoryPeak, f.CPUNS
+		if f.MemoryMax != nil {
+			m.unit.MemoryMaxBytes = f.MemoryMax
+		}
+		if !reflect.DeepEqual(m.unit, before) {
+			d.Units = append(d.Units, m.unit)
+		}
 	}
-	u := m.unit
-	u.MemoryBytes, u.MemoryPeakBytes, u.CPUNS = f.Memory, f.MemoryPeak, f.CPUNS
-	if f.MemoryMax != nil {
-		u.MemoryMaxBytes = f.MemoryMax
-	}
-	if reflect.DeepEqual(u, m.unit) {
-		return
-	}
-	m.unit = u
-	h.send(Delta{Units: []Unit{u}})
+	h.send(d)
 }
 
 // Snapshot sends everything, with an event of type snapshot.
@@ -253,14 +279,14 @@ func (h *Herd) Snapshot(reason string) {
 	d := Delta{Reset: true, Units: h.list(), GPUs: h.gpus}
 	d.Events = []Event{{Seq: h.next(), AtUS: h.now().UnixMicro(), Type: TypeSnapshot,
 		Data: &SnapshotEvent{Units: len(d.Units), GPUs: len(d.GPUs), Reason: reason}}}
-	h.send(d)
+	h.sink(d)
 }
 
 // Host sends an event of type host.
 func (h *Herd) Host(e HostEvent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.send(Delta{Events: []Event{{Seq: h.next(), AtUS: h.now().UnixMicro(), Type: TypeHost, Data: &e}}})
+	h.sink(Delta{Events: []Event{{Seq: h.next(), AtUS: h.now().UnixMicro(), Type: TypeHost, Data: &e}}})
 }
 
 // Units returns all units by name.
@@ -281,11 +307,12 @@ func (h *Herd) ControlGroups() map[string]string {
 	return groups
 }
 
-// Synced reports whether systemd has told the herd once.
+// Synced reports whether systemd has told the herd, and nothing of it is kept
+// back.
 func (h *Herd) Synced() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.synced
+	return h.synced && h.held == nil
 }
 
 // Seq returns the number of the last event.
@@ -309,7 +336,11 @@ func (h *Herd) next() uint64 {
 	return h.seq
 }
 
+// send hands on what was told, unless it is held back.
 func (h *Herd) send(d Delta) {
+	if h.held != nil {
+		return
+	}
 	if d.Reset || d.GPUsChanged || len(d.Units)+len(d.Gone)+len(d.Events)+len(d.Hints) > 0 {
 		h.sink(d)
 	}

@@ -194,6 +194,7 @@ func TestRestarts(t *testing.T) {
 func TestSeed(t *testing.T) {
 	t.Parallel()
 	automatic := func(o Observation, n uint32) Observation { o.NRestarts = n; return o }
+	queued := func(o Observation, n uint32) Observation { o.NRestarts, o.Job = n, 9; return o }
 	for _, tt := range []struct {
 		name   string
 		before []Observation
@@ -202,13 +203,17 @@ func TestSeed(t *testing.T) {
 		want   uint64
 		raised uint64
 	}{
-		{"same invocation", []Observation{in("active/running", "a")}, Seed{5, "a", Running}, nil, 5, 5},
-		{"another invocation", []Observation{in("active/running", "b")}, Seed{5, "a", Running}, nil, 6, 6},
-		{"starts seen before the seed", []Observation{in("active/running", "b"), in("active/running", "c")}, Seed{5, "a", Running}, nil, 7, 6},
-		{"systemd counted more", []Observation{automatic(in("active/running", "b"), 9)}, Seed{5, "a", Running}, nil, 9, 0},
-		{"seed before anything is seen", nil, Seed{5, "a", Running}, []Observation{in("active/running", "a")}, 5, 0},
-		{"seed before, then another", nil, Seed{5, "a", Running}, []Observation{automatic(in("active/running", "b"), 6)}, 6, 0},
-		{"not started then", nil, Seed{0, "", Running}, []Observation{in("active/running", "a")}, 0, 0},
+		{"same invocation", []Observation{in("active/running", "a")}, Seed{5, "a", Running, 0}, nil, 5, 5},
+		{"another invocation", []Observation{in("active/running", "b")}, Seed{5, "a", Running, 0}, nil, 6, 6},
+		{"starts seen before the seed", []Observation{in("active/running", "b"), in("active/running", "c")}, Seed{5, "a", Running, 0}, nil, 7, 6},
+		{"systemd counted more", []Observation{automatic(in("active/running", "b"), 9)}, Seed{5, "a", Running, 0}, nil, 9, 0},
+		{"seed before anything is seen", nil, Seed{5, "a", Running, 0}, []Observation{in("active/running", "a")}, 5, 0},
+		{"seed before, then another", nil, Seed{5, "a", Running, 0}, []Observation{automatic(in("active/running", "b"), 6)}, 6, 0},
+		{"waiting for a restart that systemd has counted", nil, Seed{5, "a", Running, 0},
+			[]Observation{queued(in("activating/auto-restart", "b"), 7), automatic(in("active/running", "c"), 7)}, 7, 0},
+		{"and the next one not seen", nil, Seed{5, "a", Running, 0},
+			[]Observation{queued(in("activating/auto-restart", "b"), 7), automatic(in("active/running", "d"), 8)}, 8, 0},
+		{"not started then", nil, Seed{0, "", Running, 0}, []Observation{in("active/running", "a")}, 0, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -240,9 +245,9 @@ func TestFigures(t *testing.T) {
 		t.Errorf("control group is %s", got)
 	}
 	told.deltas = nil
-	h.Use("a.service", Figures{Memory: &n, CPUNS: &n})
-	h.Use("a.service", Figures{Memory: &n, CPUNS: &n})
-	h.Use("nobody.service", Figures{Memory: &n})
+	h.Use(map[string]Figures{"a.service": {Memory: &n, CPUNS: &n}})
+	h.Use(map[string]Figures{"a.service": {Memory: &n, CPUNS: &n}})
+	h.Use(map[string]Figures{"nobody.service": {Memory: &n}})
 	if len(told.deltas) != 1 || len(told.deltas[0].Units) != 1 || len(told.deltas[0].Events) != 0 {
 		t.Errorf("told %+v", told.deltas)
 	}
@@ -279,17 +284,44 @@ func TestEventJSON(t *testing.T) {
 	gpu, n := 0, uint64(7)
 	got, err := json.Marshal(&UnitEvent{Event: Failed, Unit: Unit{
 		Name: "redis-worker@0.service", Service: "redis-worker", Instance: "0", GPU: &gpu, Active: "failed", Sub: "failed", Result: "oom-kill",
-		PID: 12, Restarts: 3, InvocationID: "ab", SinceMS: 5, ExitCode: "killed", ExitStatus: 9, StatusText: "job-1",
+		PID: 12, Restarts: 3, InvocationID: "ab", SinceMS: 5, ExitCode: "killed", ExitStatus: 9, StatusText: "job-1", Job: "1",
 		MemoryBytes: &n, MemoryPeakBytes: &n, MemoryMaxBytes: &n, CPUNS: &n, Seq: 8,
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	const want = `{"unit":"redis-worker@0.service","service":"redis-worker","instance":"0","gpu":0,"active":"failed","sub":"failed",` +
-		`"result":"oom-kill","pid":12,"restarts":3,"invocation_id":"ab","since_ms":5,"exit_code":"killed","exit_status":9,"status_text":"job-1",` +
+		`"result":"oom-kill","pid":12,"restarts":3,"invocation_id":"ab","since_ms":5,"exit_code":"killed","exit_status":9,"status_text":"job-1","job":"1",` +
 		`"memory_bytes":7,"memory_peak_bytes":7,"memory_max_bytes":7,"cpu_ns":7,"seq":8,"event":"failed"}`
 	if string(got) != want {
 		t.Errorf("JSON is\n%s, want\n%s", got, want)
+	}
+}
+
+func TestJob(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[string]string{
+		"job horse, attempt 1 of 3":                            "horse",
+		"job horse, attempt 2 of 3: 40% (draining)":            "horse",
+		"job horse, attempt 1 of 3 (Redis does not answer)":    "horse",
+		"job a horse, of course, attempt 1 of 12":              "a horse, of course",
+		"job x, attempt 1 of 2, attempt 1 of 3":                "", // whose id is it?
+		"job " + strings.Repeat("ä", 128) + ", attempt 1 of 3": strings.Repeat("ä", 128),
+		"job horse finished, but Redis does not answer":        "",
+		"job horse, attempt one of 3":                          "",
+		"job horse, attempt 1 of 3rd":                          "",
+		"idle":                                                 "", "": "", "job ": "", "job , attempt 1 of 3": "",
+		"jobs: 3": "", "the job horse, attempt 1 of 3": "",
+	} {
+		o := in("active/running", "1")
+		o.StatusText = status
+		if got := o.Unit().Job; got != want {
+			t.Errorf("%q is about job %q, want %q", status, got, want)
+		}
+		o.MainPID = 0
+		if got := o.Unit(); got.Job != "" || got.StatusText != status {
+			t.Errorf("what has ended has job %q in hand and said %q", got.Job, got.StatusText)
+		}
 	}
 }
 

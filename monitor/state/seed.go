@@ -8,9 +8,10 @@ import (
 
 // A Seed is what an earlier monitor of this boot knew of a unit.
 type Seed struct {
-	Restarts     uint64
-	InvocationID string
-	Phase        string // Starting, …
+	Restarts     uint64 `json:"restarts"`
+	InvocationID string `json:"invocation_id"`
+	Phase        string `json:"phase"`    // Starting, …
+	SinceMS      int64  `json:"since_ms"` // unix time of the last state change; 0: unknown
 }
 
 // NewSeed returns the Seed of a unit as an earlier monitor left it.
@@ -19,7 +20,7 @@ func NewSeed(u Unit) Seed {
 	if u.ExitCode != "" {
 		o.ExecMainCode = cldExited // which of them does not matter to the phase
 	}
-	return Seed{Restarts: u.Restarts, InvocationID: u.InvocationID, Phase: phase("", o)}
+	return Seed{Restarts: u.Restarts, InvocationID: u.InvocationID, Phase: phase("", o), SinceMS: u.SinceMS}
 }
 
 // Seed raises the counters to where an earlier monitor of the same boot had
@@ -27,6 +28,10 @@ func NewSeed(u Unit) Seed {
 func (h *Herd) Seed(seeds map[string]Seed) map[string]uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.seed(seeds)
+}
+
+func (h *Herd) seed(seeds map[string]Seed) map[string]uint64 {
 	raised := map[string]uint64{}
 	var d Delta
 	for name, s := range seeds {
@@ -55,14 +60,19 @@ func (h *Herd) Seed(seeds map[string]Seed) map[string]uint64 {
 	}
 	slices.SortFunc(d.Units, func(a, b Unit) int { return cmp.Compare(a.Name, b.Name) })
 	h.send(d)
+	h.held.raise(raised, h.complete)
 	return raised
 }
 
 // Resync makes an event, marked as resynced, of each unit that is not as an
 // earlier monitor of the same boot left it: what happened between the two was
 // seen by none. A unit that had an event since has told its phase already.
-// Where nothing is known of the herd yet, the first Sync does it.
+// Where nothing is known of the herd yet, the first Sync does it. Without
+// seeds there was no earlier monitor, and nothing is made.
 func (h *Herd) Resync(seeds map[string]Seed) {
+	if seeds == nil {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.synced {

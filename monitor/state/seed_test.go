@@ -66,7 +66,7 @@ func TestResyncAfterEvents(t *testing.T) {
 	h, told := newHerd()
 	h.Sync([]Observation{in("activating/start", "b")}, "connected")
 	h.Observe(in("active/running", "b"))
-	seeds := map[string]Seed{"a.service": {3, "a", Running}}
+	seeds := map[string]Seed{"a.service": {3, "a", Running, 0}}
 	h.Seed(seeds)
 	h.Resync(seeds)
 	h.Sync([]Observation{in("active/running", "b")}, "again")

@@ -233,6 +233,12 @@ func TestMonitorKilled(t *testing.T) {
 	if !slices.ContainsFunc(events, func(e event) bool { return e.Epoch == old.Epoch+1 }) {
 		t.Errorf("no event of epoch %d: %v", old.Epoch+1, events)
 	}
+	wantPhases(t, events, worker, state.Failed, state.Starting, state.Running)
+	for _, e := range of(events, worker) {
+		if e.Unit.Event == state.Failed && (!e.Unit.Backfilled || e.Unit.ExitStatus != 9) {
+			t.Errorf("the crash that nobody saw is told as %s", e.Data)
+		}
+	}
 	for _, other := range h.workers()[1:] {
 		if mine := of(events, other); len(mine) > 0 {
 			t.Errorf("%s did nothing, but it is told that%v", other, mine)

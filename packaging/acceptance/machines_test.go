@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -27,13 +28,19 @@ import (
 // installed is what `make tree` lays down: gpuherd as it is on a machine.
 const installed = "../../bin/tree"
 
+var soak = flag.Duration("soak", 0, "how long TestLoss does harm; 0: as it does by itself")
+
 // A setting is one kind of machine, and the tests that run in it.
 type setting struct {
 	name     string
 	config   machine.Config
 	conf     string // /etc/gpuherd/gpuherd.conf
 	hardware *hardware
+	journald string // more of [Journal]
 	tests    []string
+	args     []string // for the tests
+	within   time.Duration
+	loud     bool // what the tests say is shown
 	parallel bool
 }
 
@@ -46,11 +53,9 @@ type hardware struct {
 // anywhere are the tests that need no limits and no second GPU's node.
 var anywhere = []string{
 	"TestDropInShows", "TestUnitsVerify", "TestGPUsAreTold", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
-	"TestBrokenServiceFile", "TestConfigurationErrorsFail", "TestRedisAway",
+	"TestBrokenServiceFile", "TestConfigurationErrorsFail", "TestRedisAway", "TestBackfilled",
+	"TestUnitsAreMeasured", "TestMonitorIsConfined",
 }
-
-// onHardware are those that need GPUs.
-var onHardware = []string{"TestMIGComesAndGoes", "TestGPULostAndBack", "TestNVMLInTrouble", "TestRescanFails"}
 
 // withGPUs is the configuration of a machine with GPUs, on which probes run.
 const withGPUs = "[Service redis-worker]\nEnabled=no\n"
@@ -91,7 +96,19 @@ func settings() []setting {
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
 				conf: "[GPU]\nSimulate=yes\n",
 				// Printing as fast as it can belongs where processes are fast.
-				tests: append([]string{"TestContainer", "TestEveryLineKept"}, anywhere...),
+				tests: append([]string{"TestContainer", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood"}, anywhere...),
+			},
+			setting{
+				name: "loss-" + string(suite),
+				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
+					Env: map[string]string{"NUM_GPUS": "1", "ENABLE_REDIS_WORKER": "false"}},
+				conf: "[GPU]\nSimulate=yes\n",
+				// The journal is what the stream is held against.
+				journald: "RateLimitIntervalSec=0\n",
+				tests:    []string{"TestLoss"},
+				args:     lossArgs(),
+				within:   *soak,
+				loud:     true,
 			},
 			setting{
 				name: "workers-off-" + string(suite),
@@ -107,7 +124,7 @@ func settings() []setting {
 				config:   machine.Config{Backend: machine.Nspawn, Suite: suite},
 				conf:     withGPUs,
 				hardware: &hardware{mixed(), "whole"},
-				tests:    append([]string{"TestWorkersKnowTheirGPU"}, onHardware...),
+				tests:    []string{"TestWorkersKnowTheirGPU", "TestMIGComesAndGoes", "TestGPULostAndBack", "TestNVMLInTrouble", "TestRescanFails"},
 			},
 			setting{
 				name:     "slow-gpus-" + string(suite),
@@ -136,8 +153,7 @@ func settings() []setting {
 				config:   machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30},
 				conf:     withGPUs,
 				hardware: &hardware{few(), "whole"},
-				tests: append([]string{"TestWorkersKnowTheirGPU", "TestOwnDevicesOnly",
-					"TestUdevRules", "TestEventsStartARescan"}, onHardware...),
+				tests:    []string{"TestWorkersKnowTheirGPU", "TestOwnDevicesOnly", "TestGPULostAndBack", "TestUdevRules", "TestEventsStartARescan"},
 			},
 			setting{
 				name: "kernel-" + string(suite), parallel: true,
@@ -147,6 +163,14 @@ func settings() []setting {
 			})
 	}
 	return all
+}
+
+// lossArgs tells TestLoss how long to take.
+func lossArgs() []string {
+	if *soak == 0 {
+		return nil
+	}
+	return []string{"-loss=" + soak.String()}
 }
 
 func TestMachines(t *testing.T) {
@@ -279,7 +303,7 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 		s.config.Early = program + " hardware\n"
 	}
 	s.config.Log = log
-	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), s.within+9*time.Minute)
 	defer cancel()
 	m, err := machine.Boot(ctx, s.config)
 	if err != nil {
@@ -292,7 +316,8 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 	}()
 	t.Logf("booted in %v: %s", m.BootTime.Round(time.Millisecond), m.State)
 
-	argv := []string{program, "-test.v", "-test.timeout=8m", "-test.run=^(" + strings.Join(s.tests, "|") + ")$"}
+	argv := []string{program, "-test.v", "-test.timeout=" + (s.within + 8*time.Minute).String(), "-test.run=^(" + strings.Join(s.tests, "|") + ")$"}
+	argv = append(argv, s.args...)
 	out := &verdicts{t: t, of: map[string]verdict{}}
 	status, err := m.Run(ctx, argv, out, out)
 	if err != nil {
@@ -306,6 +331,8 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 				t.Error("it did not run to its end")
 			case v.word != "PASS":
 				t.Errorf("%s\n%s", v.word, v.output)
+			case s.loud:
+				t.Log(v.output)
 			}
 		})
 	}
@@ -326,7 +353,7 @@ func layTree(t *testing.T, s setting, binary, program string) string {
 		"etc/gpuherd/gpuherd.conf": s.conf,
 		// Where a machine's journal is kept in memory it would by default hold
 		// less than one test prints.
-		"etc/systemd/journald.conf.d/50-acceptance.conf": "[Journal]\nStorage=volatile\nRuntimeMaxUse=1G\n",
+		"etc/systemd/journald.conf.d/50-acceptance.conf": "[Journal]\nStorage=volatile\nRuntimeMaxUse=1G\n" + s.journald,
 	}
 	for path, text := range files {
 		path = filepath.Join(tree, path)

@@ -18,9 +18,12 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	// The same binary is the job program of the workers under test.
-	if filepath.Base(os.Args[0]) == "job" {
+	// The same binary is the job program of the workers under test, and more.
+	switch filepath.Base(os.Args[0]) {
+	case "job":
 		os.Exit(runJob())
+	case "flood":
+		os.Exit(runFlood())
 	}
 	if len(os.Args) > 1 {
 		if status, is := runAs(os.Args[1], os.Args[2:]); is {

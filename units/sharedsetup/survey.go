@@ -189,7 +189,7 @@ func (s *Setup) once(ctx context.Context, found []gpu.GPU, earlier *gpu.Inventor
 		}
 		return look(found, answer, gpu.ReadMIGMinors(s.Root), earlier), false
 	}
-	now = blind(found, err, s.exists("/proc/driver/nvidia/version"), earlier)
+	now = blind(found, err, s.exists("/proc/driver/nvidia/version") || s.exists(gpu.WSLNode), earlier)
 	text := err.Error()
 	if errors.Is(err, nvml.ErrAbsent) {
 		text = fmt.Sprintf("%s on the PCI bus, but no NVIDIA driver: %v", count(len(found), "GPU"), err)

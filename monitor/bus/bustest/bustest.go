@@ -188,9 +188,15 @@ func (s *Systemd) Signal(o state.Observation) {
 // Reloading(false).
 func (s *Systemd) Reload(meanwhile func()) {
 	s.tb.Helper()
-	s.emit(managerPath, manager+".Reloading", true)
+	s.Reloading()
 	meanwhile()
 	s.emit(managerPath, manager+".Reloading", false)
+}
+
+// Reloading signals the beginning of a reload alone.
+func (s *Systemd) Reloading() {
+	s.tb.Helper()
+	s.emit(managerPath, manager+".Reloading", true)
 }
 
 // Forget loses the subscribers, as PID 1 did before 257.

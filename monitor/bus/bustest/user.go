@@ -22,6 +22,7 @@ type User struct {
 
 	tb      testing.TB
 	runtime string
+	units   string // folder of the units
 	log     *lockedBuffer
 }
 
@@ -72,18 +73,18 @@ func StartUser(tb testing.TB, units map[string]string, wants ...string) *User {
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	u := &User{tb: tb, runtime: filepath.Join(dir, "run"), log: &lockedBuffer{}}
 	u.Address = "unix:path=" + u.runtime + "/bus"
-	unitDir := filepath.Join(dir, "units")
+	u.units = filepath.Join(dir, "units")
 	target := "[Unit]\nWants=" + strings.Join(wants, " ") + "\n"
 	for _, m := range []map[string]string{userUnits, {"gpuherd.target": target}, units} {
 		for name, text := range m {
-			u.write(filepath.Join(unitDir, name), text)
+			u.write(filepath.Join(u.units, name), text)
 		}
 	}
 	if err := os.MkdirAll(u.runtime, 0o700); err != nil {
 		tb.Fatal(err)
 	}
 	group := "gpuherd-test-" + filepath.Base(dir)
-	cmd := exec.Command("unshare", "--mount", "--propagation", "unchanged", "--fork", "--kill-child", "sh", "-c", userScript, "sh", u.runtime, unitDir, group)
+	cmd := exec.Command("unshare", "--mount", "--propagation", "unchanged", "--fork", "--kill-child", "sh", "-c", userScript, "sh", u.runtime, u.units, group)
 	cmd.Stdout, cmd.Stderr = u.log, u.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -109,6 +110,13 @@ func StartUser(tb testing.TB, units map[string]string, wants ...string) *User {
 		}
 	}
 	return u
+}
+
+// Add adds a unit that gpuherd.target wants; systemd sees it when it reloads.
+func (u *User) Add(name, text string) {
+	u.tb.Helper()
+	u.write(filepath.Join(u.units, name), text)
+	u.write(filepath.Join(u.units, "gpuherd.target.d", name+".conf"), "[Unit]\nWants="+name+"\n")
 }
 
 func (u *User) write(path, text string) {
