@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -20,47 +21,54 @@ const (
 )
 
 // listen tells of the progress of a prompt, and of its end through nudge. It
-// goes on, whatever becomes of the connection, until stop is called.
+// goes on, whatever becomes of the connection, until stop is called. It
+// returns when ComfyUI knows the client, so that nothing is missed, or there
+// is no hope of that soon.
 func (c *ComfyUI) listen(ctx context.Context, p *prompt, progress func(string)) (nudge <-chan struct{}, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	end := make(chan struct{}, 1)
-	done := make(chan struct{})
-	first, stopWaiting := context.WithTimeout(ctx, socketWait)
-	defer stopWaiting()
-	conn, err := c.dial(first, p.id)
+	end, known, done := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(known) })
 	track := newTracker(p)
+	handle := func(data []byte) {
+		once() // the first is ComfyUI's greeting
+		percent, over := track.message(data)
+		if percent > 0 {
+			progress(strconv.Itoa(percent))
+		}
+		if over {
+			select {
+			case end <- struct{}{}:
+			default:
+			}
+		}
+	}
 	go func() {
 		defer close(done)
 		backoff := redisclient.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second}
 		for {
-			if err == nil {
+			if conn, err := c.dial(ctx, p.id); err == nil {
 				backoff.Reset()
-				hear(ctx, conn, func(data []byte) {
-					percent, over := track.message(data)
-					if percent > 0 {
-						progress(strconv.Itoa(percent))
-					}
-					if over {
-						select {
-						case end <- struct{}{}:
-						default:
-						}
-					}
-				})
+				hear(ctx, conn, handle)
 			}
+			once()
 			if backoff.Wait(ctx) != nil {
 				return
 			}
-			again, stopWaiting := context.WithTimeout(ctx, callTimeout)
-			conn, err = c.dial(again, p.id)
-			stopWaiting()
 		}
 	}()
+	wait := time.NewTimer(socketWait)
+	defer wait.Stop()
+	select {
+	case <-known:
+	case <-wait.C:
+	}
 	return end, func() { cancel(); <-done }
 }
 
 // dial connects to the websocket of a client. There may be one of each.
 func (c *ComfyUI) dial(ctx context.Context, client string) (*websocket.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	u := c.server.url.JoinPath("ws")
 	u.RawQuery = "clientId=" + client
 	conn, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{HTTPClient: c.server.client}) //nolint:bodyclose // it is the connection
