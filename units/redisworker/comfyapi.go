@@ -44,7 +44,7 @@ func (c *ComfyUI) call(ctx context.Context, method, path string, body, answer an
 		}
 		header = http.Header{"Content-Type": {"application/json"}}
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(callTimeout, c.patience))
 	defer cancel()
 	return c.send(ctx, method, path, header, data, answer)
 }

@@ -3,6 +3,7 @@ package redisworker
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -172,7 +173,7 @@ func streamLine(line []byte, progress func(string)) (o Outcome, ended bool, err 
 	}
 	switch {
 	case l.Error != nil:
-		o.Verdict, o.Error = Failed, inert(*l.Error)
+		o.Verdict, o.Error = Failed, cmp.Or(inert(*l.Error), "the server says error, and no more")
 		if l.Permanent {
 			o.Verdict = Permanent
 		}
