@@ -72,7 +72,7 @@ func Compute(o Options) *Result {
 		Container: r.Container,
 		Taken:     listUnits(o.Root).claim,
 	})
-	r.Problems = append(r.Problems, r.Plan.Problems...)
+	r.Problems = append(r.Problems, r.Plan.Problems...).Unique()
 	r.Decisions = append(r.Decisions, r.Plan.Decisions...)
 	r.lists()
 	return r

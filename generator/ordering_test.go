@@ -84,13 +84,14 @@ func TestSystemdFindsTheSameCycles(t *testing.T) {
 // systemdSays is what systemd has to say of gpuherd.target with the units in dir.
 func systemdSays(t *testing.T, dir string) string {
 	t.Helper()
-	for _, unit := range []string{"gpuherd.target", "gpuherd.slice", "gpuherd-monitor.service"} {
+	for _, unit := range []string{"gpuherd.target", "gpuherd.slice", "gpuherd-monitor.service", "gpuherd-verify.service", "gpuherd-verify.timer"} {
 		data, err := os.ReadFile("../packaging/systemd/" + unit)
 		if err != nil {
 			t.Fatal(err)
 		}
 		// Programs of the installed machine are not on this one.
-		put(t, dir, unit, strings.ReplaceAll(string(data), "/usr/lib/gpuherd/gpuherd-monitor", "/bin/true"))
+		text := strings.ReplaceAll(string(data), "/usr/lib/gpuherd/gpuherd-monitor", "/bin/true")
+		put(t, dir, unit, strings.ReplaceAll(text, "/usr/bin/gpuherd ", "/bin/true "))
 	}
 	cmd := exec.Command("systemd-analyze", "verify", "--man=no", "gpuherd.target")
 	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")

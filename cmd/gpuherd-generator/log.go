@@ -70,7 +70,7 @@ func (l *logger) info(format string, args ...any)    { l.log(prioInfo, format, a
 func (l *logger) log(prio int, format string, args ...any) {
 	// One message is one line, whatever a file's name contains.
 	msg := strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if r < ' ' || r >= 0x7f && r < 0xa0 { // C0, DEL and C1
 			return ' '
 		}
 		return r

@@ -36,16 +36,16 @@ func logged(t *testing.T, f func(*logger)) (kmsg, stderr []string) {
 func TestKernelLog(t *testing.T) {
 	t.Parallel()
 	kmsg, stderr := logged(t, func(l *logger) {
-		l.error("bad %s", "two\nlines\x1b[0m")
+		l.error("bad %s", "two\nlines\x1b[0m\u009b2J\xff")
 		l.warning("odd")
 		l.info("%s", strings.Repeat("é", 1000))
 	})
 	tag := fmt.Sprintf("gpuherd-generator[%d]: ", os.Getpid())
 	long := strings.Repeat("é", 450) + "…"
-	if diff := cmp.Diff([]string{"<3>" + tag + "bad two lines [0m", "<4>" + tag + "odd", "<6>" + tag + long}, kmsg); diff != "" {
+	if diff := cmp.Diff([]string{"<3>" + tag + "bad two lines [0m 2J\ufffd", "<4>" + tag + "odd", "<6>" + tag + long}, kmsg); diff != "" {
 		t.Errorf("kmsg (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"gpuherd-generator: bad two lines [0m", "gpuherd-generator: odd", "gpuherd-generator: " + long}, stderr); diff != "" {
+	if diff := cmp.Diff([]string{"gpuherd-generator: bad two lines [0m 2J\ufffd", "gpuherd-generator: odd", "gpuherd-generator: " + long}, stderr); diff != "" {
 		t.Errorf("stderr (-want +got):\n%s", diff)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -126,7 +127,7 @@ func summary(herd *state.Herd, to *relay.Relay) string {
 	case s.Connected:
 		return line + "Redis is told"
 	}
-	return line + fmt.Sprintf("Redis is away, %d events wait", s.Pending)
+	return line + fmt.Sprintf("Redis is not told (%s), %d events wait", cmp.Or(s.Reason, "not asked yet"), s.Pending)
 }
 
 // gpuSummary says what is wrong with GPUs, or nothing.

@@ -165,7 +165,7 @@ func pingConfiguration(root string) check {
 		c.Detail = "configuration is not checked: " + err.Error() + "; only root may"
 		return c
 	}
-	problems := generator.Compute(generator.Options{Root: source.Root, Environ: source.Environ}).Problems
+	problems := problemsOf(root, generator.Compute(generator.Options{Root: source.Root, Environ: source.Environ}))
 	var errs int
 	for _, p := range problems {
 		if p.Warning {

@@ -1,16 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
-	"strings"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"gpuherd/cmd/gpuherd/internal/terminal"
+	"gpuherd/generator"
 	"gpuherd/generator/config"
 	"gpuherd/generator/rootfs"
 	"gpuherd/generator/unitfile"
@@ -24,11 +25,15 @@ func (a *app) verify() *cobra.Command {
 		Use:   "verify",
 		Short: "Say what is wrong with the configuration",
 		Long: `Read the configuration and every service file as the generator does, and print
-each problem as FILE:LINE: KEY=: what is wrong; what to write instead. Beyond
-what the generator sees, the Redis URL is read as the workers read it, without
-connecting, and [Worker] Exec= has to be a program that is there. Problems
-go to standard output; the exit code is 1 if any costs something, and 0 if there
-are none or only warnings. Nothing is changed.
+each problem as FILE:LINE: KEY=: what is wrong; what to write instead, all of
+them at once. Beyond what the generator sees, the Redis URL is read as the
+workers read it, without connecting; [Worker] Exec= has to be a program that is
+there; units that another generator makes too, and files that are not read for
+their names, are told. Problems go to standard output; the exit code is 1 if any
+costs something, and 0 if there are none or only warnings. Nothing is changed.
+
+At boot and at each start of gpuherd.target, gpuherd-verify.service does this,
+so that errors show in systemctl --failed.
 
 --json prints an array, one object a problem: file, line, key, message, fix,
 warning.`,
@@ -39,19 +44,19 @@ warning.`,
 			if err != nil {
 				return err
 			}
-			result.Problems = append(result.Problems, programs(root, result.Config)...)
+			problems := problemsOf(root, result)
 			if asJSON {
-				if err := a.printJSON(append(unitfile.Problems{}, result.Problems...)); err != nil {
+				if err := a.printJSON(append(unitfile.Problems{}, problems...)); err != nil {
 					return err
 				}
 			} else {
-				a.printProblems(result.Problems)
-				if !result.Problems.Failed() {
+				a.printProblems(problems)
+				if !problems.Failed() {
 					a.stdout.say("configuration is fine: %s, %s\n",
 						count(len(result.Services), "service"), count(len(result.GPUs), "GPU"))
 				}
 			}
-			if result.Problems.Failed() {
+			if problems.Failed() {
 				return errFailed
 			}
 			return nil
@@ -60,6 +65,23 @@ warning.`,
 	rootFlag(cmd, &root)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
+}
+
+// problemsOf returns all that is wrong below root: what the generator found,
+// and what it leaves to others. The problems of one file stand together, in the
+// order of its lines.
+func problemsOf(root string, r *generator.Result) unitfile.Problems {
+	problems := slices.Concat(r.Problems, programs(root, r.Config), r.Clashes(root), generator.Strays(root)).Unique()
+	first := map[string]int{}
+	for i, p := range problems {
+		if _, ok := first[p.File]; !ok {
+			first[p.File] = i
+		}
+	}
+	slices.SortStableFunc(problems, func(a, b *unitfile.Problem) int {
+		return cmp.Or(cmp.Compare(first[a.File], first[b.File]), cmp.Compare(a.Line, b.Line))
+	})
+	return problems
 }
 
 // programs returns what only the programs that the generator starts would
@@ -103,15 +125,10 @@ func notExecutable(root, program string) string {
 	return ""
 }
 
-// problemAt makes a problem of a setting with one of Config.Origins, which is
-// FILE:LINE or says in words who set it.
+// problemAt makes a problem of a setting with one of Config.Origins.
 func problemAt(origin, key, msg string) *unitfile.Problem {
-	p := &unitfile.Problem{File: origin, Key: key, Msg: msg}
-	if i := strings.LastIndexByte(origin, ':'); i > 0 {
-		if line, err := strconv.Atoi(origin[i+1:]); err == nil {
-			p.File, p.Line = origin[:i], line
-		}
-	}
+	p := &unitfile.Problem{Msg: msg}
+	p.File, p.Line, p.Key = config.Place(origin, key)
 	return p
 }
 

@@ -107,6 +107,23 @@ func (c *Config) Origin(setting string) string {
 	return BuiltIn
 }
 
+// Place takes an origin apart for a Problem: the file and line of a key, or who
+// else set it, under which name.
+func Place(origin, key string) (file string, line int, name string) {
+	if i := strings.LastIndexByte(origin, ':'); i > 0 {
+		if n, err := strconv.Atoi(origin[i+1:]); err == nil {
+			return origin[:i], n, key
+		}
+	}
+	if name, ok := strings.CutSuffix(origin, " of "+environName); ok {
+		return environName, 0, name
+	}
+	if name, ok := strings.CutSuffix(origin, " on the "+parameterName); ok {
+		return parameterName, 0, name
+	}
+	return origin, 0, key
+}
+
 // An Assignment is a variable of Environ and where it was set.
 type Assignment struct {
 	Name  string // as in Environ
@@ -133,6 +150,18 @@ func (c *Config) Variable(name string) (a Assignment, ok bool) {
 		return Assignment{Name: name, Value: value, File: parameterName, Key: p}, true
 	}
 	return Assignment{Name: name, Value: value, File: environName, Key: name}, true
+}
+
+// Parameters returns the variables of Environ that the kernel command line
+// set, sorted by name.
+func (c *Config) Parameters() []Assignment {
+	var list []Assignment
+	for _, name := range slices.Sorted(maps.Keys(c.parameters)) {
+		if a, ok := c.Variable(name); ok {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 // A Setting describes one key of gpuherd.conf.

@@ -139,8 +139,8 @@ func TestProblems(t *testing.T) {
 		"no service name": {"[Service ]", nil, "x.conf:1: [Service ] names no service; write [Service NAME] for NAME.service", false},
 		"slash":           {"[Service ../../x]", nil, "x.conf:1: [Service ../../x] names no service; write [Service NAME] for NAME.service", false},
 		"instances":       {"[Service a]\nInstances=257", nil, `x.conf:2: Instances=: "257" is not a number from 1 to 256; the value before it is used`, false},
-		"reserved":        {"[Environment]\nWORKER_ID=a", nil, "x.conf:2: WORKER_ID=: WORKER_ID is set for each worker by gpuherd", false},
-		"secret":          {"[Environment]\nPass=REDIS_URL", nil, "x.conf:2: Pass=: REDIS_URL may hold a password, which everyone could read in the unit; gpuherd hands it on as a credential", false},
+		"reserved":        {"[Environment]\nWORKER_ID=a", nil, "x.conf:2: WORKER_ID=: WORKER_ID is set for each worker by gpuherd; take it out", false},
+		"secret":          {"[Environment]\nPass=REDIS_URL", nil, "x.conf:2: Pass=: REDIS_URL may hold a password, which everyone could read in the unit; gpuherd hands it on as a credential; take it out", false},
 		"port":            {"[Monitor]\nListen=:65536", nil, `x.conf:2: Listen=: port "65536" is not a number from 0 to 65535; the default 127.0.0.1:9720 is used`, false},
 		"everywhere":      {"[Monitor]\nListen=0.0.0.0:9720", nil, `x.conf:2: Listen=: "0.0.0.0:9720" is no loopback address: others need a token and TLS, which are not available yet; write 127.0.0.1:9720; the default 127.0.0.1:9720 is used`, false},
 		"machine status":  {"[Monitor]\nMachineStatus=yes", nil, "x.conf:2: MachineStatus=: not available yet; the default no is used", false},
@@ -361,4 +361,36 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A problem with a setting is told at the place where it was set.
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	type place struct {
+		file string
+		line int
+		key  string
+	}
+	for origin, want := range map[string]place{
+		"/etc/gpuherd/gpuherd.conf:12":                {"/etc/gpuherd/gpuherd.conf", 12, "Count"},
+		"NUM_GPUS of PID 1's environment":             {"PID 1's environment", 0, "NUM_GPUS"},
+		"gpuherd.num-gpus on the kernel command line": {"kernel command line", 0, "gpuherd.num-gpus"},
+		BuiltIn: {BuiltIn, 0, "Count"},
+		"/etc/gpuherd/gpuherd.conf.d/a of the other:conf": {"/etc/gpuherd/gpuherd.conf.d/a of the other:conf", 0, "Count"},
+	} {
+		file, line, key := Place(origin, "Count")
+		if got := (place{file, line, key}); got != want {
+			t.Errorf("%q: %+v, want %+v", origin, got, want)
+		}
+	}
+	root := t.TempDir()
+	put(t, root, "proc/cmdline", "gpuherd.num-gpus=3 gpuherd.enable_b=no gpuherd.enable-a=yes gpuherd.queue=x")
+	c, _ := Load(Source{Root: root, Environ: []string{"ENABLE_B=yes"}})
+	want := []Assignment{
+		{"ENABLE_A", "yes", "kernel command line", "gpuherd.enable-a"},
+		{"NUM_GPUS", "3", "kernel command line", "gpuherd.num-gpus"},
+	}
+	if diff := cmp.Diff(want, c.Parameters()); diff != "" {
+		t.Errorf("parameters (-want +got):\n%s", diff)
+	}
 }

@@ -84,7 +84,7 @@ func (l *loader) commandLine(container bool) {
 				l.problem(&unitfile.Problem{File: parameterName, Key: written, Msg: err.Error(), Fix: l.stays(s)})
 				continue
 			}
-			l.config.Origins[s.name()] = written + " on the kernel command line"
+			l.config.Origins[s.name()] = written + " on the " + parameterName
 			continue
 		}
 		variable := strings.ToUpper(name)

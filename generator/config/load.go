@@ -59,11 +59,7 @@ func Load(src Source) (*Config, unitfile.Problems) {
 			break
 		}
 	}
-	var dropins []string
-	for _, dir := range dirs {
-		dropins = append(dropins, dir+"/gpuherd.conf.d")
-	}
-	found, failed := rootfs.Stacked(l.root, ".conf", dropins...)
+	found, failed := rootfs.Stacked(l.root, ".conf", DropInDirs()...)
 	for _, d := range failed {
 		l.problem(&unitfile.Problem{File: d.Path, Msg: "cannot be listed: " + d.Err.Error()})
 	}
@@ -73,6 +69,16 @@ func Load(src Source) (*Config, unitfile.Problems) {
 	l.environ(src.Environ)
 	l.executor()
 	return l.config, l.problems
+}
+
+// DropInDirs returns the folders of drop-ins to gpuherd.conf, the winning one
+// first.
+func DropInDirs() []string {
+	var list []string
+	for _, dir := range dirs {
+		list = append(list, dir+"/gpuherd.conf.d")
+	}
+	return list
 }
 
 type loader struct {
@@ -267,11 +273,11 @@ func (l *loader) environment(s *unitfile.Section) {
 			continue
 		}
 		if err := variableName(e.Key); err != nil {
-			l.badValue(e, err, "")
+			l.badValue(e, err, nameFix)
 			continue
 		}
 		if why := reserved(e.Key); why != "" {
-			l.badValue(e, errors.New(why), "")
+			l.badValue(e, errors.New(why), "take it out")
 			continue
 		}
 		value := e.Value
@@ -281,7 +287,7 @@ func (l *loader) environment(s *unitfile.Section) {
 			}
 		}
 		if strings.ContainsRune(value, 0) {
-			l.badValue(e, errors.New("has a NUL character"), "")
+			l.badValue(e, errors.New("has a NUL character"), "take it out")
 			continue
 		}
 		v := Variable{Name: e.Key, Value: value}
@@ -300,14 +306,12 @@ func (l *loader) pass(e unitfile.Entry) {
 		return
 	}
 	for name := range strings.FieldsSeq(e.Value) {
-		err := variableName(name)
-		if err == nil {
-			if why := reserved(name); why != "" {
-				err = errors.New(why)
-			}
+		if err := variableName(name); err != nil {
+			l.badValue(e, err, nameFix)
+			continue
 		}
-		if err != nil {
-			l.badValue(e, err, "")
+		if why := reserved(name); why != "" {
+			l.badValue(e, errors.New(why), "take it out")
 			continue
 		}
 		if !slices.Contains(c.Pass, name) {
@@ -315,6 +319,9 @@ func (l *loader) pass(e unitfile.Entry) {
 		}
 	}
 }
+
+// nameFix is how to name a variable.
+const nameFix = "write letters, digits and _, a letter first"
 
 func variableName(s string) error {
 	for i, r := range s {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"gpuherd/generator/config"
 	"gpuherd/generator/service"
 	"gpuherd/generator/unitfile"
 )
@@ -94,10 +95,17 @@ func (m *maker) choose(s *service.Service) (*choice, bool) {
 	}
 	if s.Per == service.PerHost && c.instances > 1 {
 		c.instances = 1
-		m.problem(&unitfile.Problem{
-			File: s.Path, Key: "Instances", Warning: true,
-			Msg: "a service with Per=host runs once, Instances= has no effect",
-		})
+		p := &unitfile.Problem{
+			File: s.Path, Line: s.At["Instances"].Line, Key: "Instances", Warning: true,
+			Msg: "a service with Per=host runs once, so this has no effect", Fix: "take it out",
+		}
+		if e, ok := s.At["Instances"]; ok {
+			p.File = e.File
+		}
+		if overridden && o.Instances != nil {
+			p.File, p.Line, _ = config.Place(o.InstancesOrigin, p.Key)
+		}
+		m.problem(p)
 	}
 	c.decided = len(m.plan.Decisions)
 	m.decide(KindService, s.Name, On, "%s", why)
@@ -131,10 +139,8 @@ func (m *maker) enabledVariable(s *service.Service, on bool, why string) (bool, 
 
 // enabledEntry says which file set Enabled=.
 func enabledEntry(s *service.Service) (string, bool) {
-	if s.EnabledAt.Line == 0 {
-		return "", false
-	}
-	return fmt.Sprintf("%s:%d", s.EnabledAt.File, s.EnabledAt.Line), true
+	e, ok := s.At["Enabled"]
+	return fmt.Sprintf("%s:%d", e.File, e.Line), ok
 }
 
 // overrides reports [Service NAME] sections for which there is no service.
@@ -153,6 +159,31 @@ func (m *maker) overrides() {
 			p.Fix = "did you mean [Service " + near + "]?"
 		} else {
 			p.Fix = "add " + service.Dirs[0] + "/" + name + ".service"
+		}
+		m.problem(p)
+	}
+}
+
+// parameters reports gpuherd.enable_NAME= on the kernel command line that
+// switch nothing. A broken or masked file does not tell which it has.
+func (m *maker) parameters() {
+	var known []string
+	for _, s := range m.Services {
+		if s.Broken || s.Masked {
+			return
+		}
+		for _, name := range s.EnabledVariables {
+			known = append(known, strings.TrimPrefix(strings.ToLower(name), "enable_"))
+		}
+	}
+	for _, a := range m.Config.Parameters() {
+		name, ok := strings.CutPrefix(strings.ToLower(a.Name), "enable_")
+		if !ok || slices.Contains(known, name) {
+			continue
+		}
+		p := &unitfile.Problem{File: a.File, Key: a.Key, Msg: "no service has EnabledVariable=" + a.Name}
+		if near := unitfile.Nearest(name, known); near != "" {
+			p.Fix = "did you mean gpuherd.enable_" + near + "=?"
 		}
 		m.problem(p)
 	}

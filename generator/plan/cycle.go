@@ -18,8 +18,10 @@ type graph struct {
 	tangled []bool
 }
 
-// maxWaits bounds the work that a file full of names can make.
-const maxWaits = 1 << 20
+const (
+	maxWaits = 1 << 20 // bounds the work that a file full of names can make
+	maxTried = 8       // units of a cycle from which a shorter one is looked for
+)
 
 func newGraph() *graph { return &graph{index: map[string]int{}} }
 
@@ -69,7 +71,14 @@ func (g *graph) cycle() []step {
 		waits := g.open(n)
 		n = waits[slices.IndexFunc(waits, func(w wait) bool { return g.tangled[w.on] })].on
 	}
-	return g.round(n)
+	best := g.round(n)
+	// A shorter one may go by another of its units.
+	for _, s := range best[:min(len(best), maxTried)] {
+		if other := g.round(g.index[s.unit]); len(other) < len(best) {
+			best = other
+		}
+	}
+	return best
 }
 
 // tangle finds what is tangled and returns the first, or −1. It takes away what

@@ -20,6 +20,7 @@ func Make(in Input) *Plan {
 		}
 	}
 	m.overrides()
+	m.parameters()
 	m.setup = slices.ContainsFunc(chosen, func(c *choice) bool { return c.Name == Setup })
 	for _, c := range m.order(chosen) {
 		m.emit(c)
@@ -162,7 +163,10 @@ func (m *maker) noDevice(c *choice) string {
 	case c.Per == service.PerMIG && !slices.ContainsFunc(m.GPUs, func(g gpu.GPU) bool { return len(g.MIG) > 0 }):
 		return "no MIG device is known: gpuherd-setup finds them once the driver is up"
 	}
-	return "no GPU works and passes Model= and MinMemory="
+	if slices.ContainsFunc(m.GPUs, func(g gpu.GPU) bool { return g.Fault != "" }) {
+		return "no GPU works and passes Model= and MinMemory="
+	}
+	return "no GPU passes Model= and MinMemory="
 }
 
 // want makes the target start a unit.

@@ -248,7 +248,7 @@ func (m *maker) tellCycle(cycle []step) {
 		spelled += cycle[(at+i)%len(cycle)].unit + " → "
 	}
 	spelled += cycle[at%len(cycle)].unit
-	fix := fmt.Sprintf("take %s out of %s=%s; until then ", closing.text, closing.entry.Key, otherwise(cycle))
+	fix := fmt.Sprintf("take %s out of %s=%s; until then ", closing.text, closing.entry.Key, otherwise(closing))
 	if len(culprits) > 0 {
 		for _, c := range culprits {
 			m.leaveOut(c, spelled)
@@ -286,20 +286,19 @@ func blame(cycle []step) (closing *word, culprits []*choice) {
 	return closing, culprits
 }
 
-// otherwise says how else a cycle can be opened where an unwritten word is
-// part of it.
-func otherwise(cycle []step) string {
-	ways := ""
-	for _, s := range cycle {
-		switch w := s.by; {
-		case w.written() || w.choice == nil:
-		case w.text == setupUnit:
-			ways += fmt.Sprintf(", or end [Unit] of %s with an empty After= and Requires=, for it not to wait for %s", w.choice.Name, setupUnit)
-		default:
-			ways += ", or write DefaultDependencies=no for " + w.choice.Name
-		}
+// otherwise says how else a cycle can be opened that goes by what is not
+// written.
+func otherwise(closing *word) string {
+	const optOut = "an empty After= and Requires= at the end of [Unit]"
+	switch name := closing.choice.Name; {
+	case closing.entry.Key != "Before":
+		return ""
+	case closing.text == setupUnit:
+		return fmt.Sprintf(", or write %s, for %s not to wait for it", optOut, name)
+	case slices.Contains(defaultAfter, closing.text) || slices.Contains(boot[0].after, closing.text) || slices.Contains(boot[1].after, closing.text):
+		return fmt.Sprintf(", or write DefaultDependencies=no and %s, for %s to start that early", optOut, name)
 	}
-	return ways
+	return ""
 }
 
 // manyCycles leaves out whatever else is part of a cycle, or waits for one.

@@ -60,14 +60,14 @@ func TestOrderingCycles(t *testing.T) {
 			[]*service.Service{own("a", "Before=shared-setup.service"), own("b", ""), setup},
 			[]string{"a"},
 			[]string{"/etc/gpuherd/services/a.service:2: Before=: ordering cycle a.service → shared-setup.service → a.service: each starts after the next; " +
-				"take shared-setup.service out of Before=, or end [Unit] of a with an empty After= and Requires=, for it not to wait for shared-setup.service; until then a is left out"},
+				"take shared-setup.service out of Before=, or write an empty After= and Requires= at the end of [Unit], for a not to wait for it; until then a is left out"},
 		},
 		"before setup, opted out":     {[]*service.Service{own("a", "Before=shared-setup.service\nAfter=\nRequires="), setup}, nil, nil},
 		"an empty one resets nothing": {[]*service.Service{own("a", "After=b.service\nAfter=\nAfter=c.service"), own("b", "After=a.service"), setup}, []string{"a", "b"}, []string{"b.service → a.service → b.service"}},
 		"before boot": {
 			[]*service.Service{own("a", "Before=local-fs.target"), own("b", "Before=basic.target\nDefaultDependencies=no\nAfter=\nRequires="), setup},
 			[]string{"a"},
-			[]string{"a.service → sysinit.target → local-fs.target → a.service: each starts after the next; take local-fs.target out of Before=, or write DefaultDependencies=no for a; until then a is left out"},
+			[]string{"a.service → sysinit.target → local-fs.target → a.service: each starts after the next; take local-fs.target out of Before=, or write DefaultDependencies=no and an empty After= and Requires= at the end of [Unit], for a to start that early; until then a is left out"},
 		},
 		"after the monitor":  {[]*service.Service{own("a", "After=gpuherd-monitor.service gpuherd.target"), setup}, nil, nil},
 		"before the monitor": {[]*service.Service{own("a", "Before=gpuherd-monitor.service gpuherd.target"), setup}, nil, nil},
@@ -106,7 +106,7 @@ func TestOrderingCycles(t *testing.T) {
 		"a drop-in to a shipped one": {
 			[]*service.Service{setup, shipped("worker", "gpu", "[Unit]\nBefore=shared-setup.service other.target")}, nil,
 			[]string{"/etc/gpuherd/services/worker.service.d/0.conf:2: Before=: ordering cycle worker@0.service → shared-setup.service → worker@0.service: each starts after the next; " +
-				"take shared-setup.service out of Before=, or end [Unit] of worker with an empty After= and Requires=, for it not to wait for shared-setup.service; until then it is ignored"},
+				"take shared-setup.service out of Before=, or write an empty After= and Requires= at the end of [Unit], for worker not to wait for it; until then it is ignored"},
 		},
 		"setup of one's own": {
 			[]*service.Service{own("a", ""), own(Setup, "After=a.service"), shipped("worker", "gpu")}, nil,
@@ -115,7 +115,7 @@ func TestOrderingCycles(t *testing.T) {
 		"all at once": {
 			[]*service.Service{own("a", "After=b.service"), own("b", "After=a.service"), own("c", "After=d.service"), own("d", "After=e.service"), own("e", "After=c.service d.service"), own("f", ""), setup},
 			[]string{"a", "b", "c", "d", "e"},
-			[]string{"b.service:2: After=: ordering cycle b.service → a.service → b.service", "e.service:2: After=: ordering cycle e.service → c.service → d.service → e.service", "e.service:2: After=: ordering cycle e.service → d.service → e.service"},
+			[]string{"b.service:2: After=: ordering cycle b.service → a.service → b.service", "e.service:2: After=: ordering cycle e.service → d.service → e.service", "e.service:2: After=: ordering cycle e.service → c.service → d.service → e.service"},
 		},
 	}
 	for name, tt := range tests {
@@ -241,4 +241,37 @@ func TestManyCycles(t *testing.T) {
 	if len(p.Workers) != 0 || len(p.Problems) != 1 || len(p.Problems[0].Error()) > 1000 {
 		t.Errorf("%d units and problems %v", len(p.Workers), p.Problems)
 	}
+}
+
+// Whatever the files say, what is written has no cycle, and what gpuherd ships
+// is written.
+func FuzzOrdering(f *testing.F) {
+	f.Add("After=b.service", "After=c@%i.service a.service", "Before=shared-setup.service b@.service")
+	f.Add("Before=%p.service a@1.service\nAfter=a@0.service", "After=\nAfter=%N", "Before=sysinit.target gpuherd.target\nDefaultDependencies=no\nAfter=gpuherd-monitor.service")
+	f.Add("After=c@0.service\nBefore=c@1.service", "Before=c.service %j@%i.service\nAfter=", "After=%%i.service c@1.service\nRequires=")
+	f.Fuzz(func(t *testing.T, a, b, c string) {
+		in := Input{Config: config.Default(), GPUs: gpu.Simulated(2), Systemd: 252}
+		for _, s := range []struct{ path, per, unit string }{
+			{"/etc/gpuherd/services/a.service", "gpu", a}, {"/etc/gpuherd/services/b.service", "host", b},
+			{"/etc/gpuherd/services/shared-setup.service", "host", b}, {"/usr/lib/gpuherd/services/c.service", "gpu", c},
+		} {
+			name := strings.TrimSuffix(s.path[strings.LastIndexByte(s.path, '/')+1:], ".service")
+			base, _ := unitfile.Parse(s.path, []byte("[X-GPU]\nPer="+s.per+"\n[Service]\nExecStart=/bin/true\n"))
+			more, _ := unitfile.Parse("/etc/gpuherd/services/"+name+".service.d/x.conf", []byte("[Unit]\n"+s.unit))
+			service, _ := service.Parse(name, s.path, base, more)
+			if service.Broken || service.Per != s.per || !service.Enabled || service.Instances > 4 || len(service.Models) > 0 || service.MinMemory > 0 {
+				t.Skip() // it says more than an order
+			}
+			in.Services = append(in.Services, service)
+		}
+		p := Make(in)
+		if cycle := cyclesIn(t, p); cycle != "" {
+			t.Errorf("what is written has a cycle: %s", cycle)
+		}
+		for _, name := range []string{"shared-setup", "c"} {
+			if !slices.ContainsFunc(p.Workers, func(w Worker) bool { return w.Service == name }) {
+				t.Errorf("%s is left out: %v", name, p.Problems)
+			}
+		}
+	})
 }

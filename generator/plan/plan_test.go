@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -57,10 +58,10 @@ func TestDefaults(t *testing.T) {
 		keys    []string
 		want    []string
 	}{
-		"restart on 252":          {"", 252, restart, []string{"Restart=always", "RestartSec=2s"}},
+		"restart on 252":          {"", 252, restart, []string{"Restart=always", "RestartSec=500ms"}},
 		"restart on 254":          {"", 254, restart, []string{"Restart=always", "RestartSec=1ms", "RestartSteps=20", "RestartMaxDelaySec=10s"}},
 		"own delay":               {"RestartSec=30s", 257, restart, []string{"Restart=always", "RestartSec=30s"}},
-		"own condition":           {"Restart=on-failure", 252, restart, []string{"RestartSec=2s", "Restart=on-failure"}},
+		"own condition":           {"Restart=on-failure", 252, restart, []string{"RestartSec=500ms", "Restart=on-failure"}},
 		"no restart":              {"Restart=no", 257, restart, []string{"Restart=no"}},
 		"oneshot":                 {"Type=oneshot", 257, restart, []string{}},
 		"own memory":              {"MemoryMax=infinity", 252, []string{"MemoryMax"}, []string{"MemoryMax=infinity"}},
@@ -326,5 +327,57 @@ func TestCapabilityByPath(t *testing.T) {
 	want := []string{"DeviceAllow=/dev/nvidia-caps/nvidia-cap30 r", "DeviceAllow=/dev/nvidia-caps/nvidia-cap31 r"}
 	if diff := cmp.Diff(want, got[3:]); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A switch on the kernel command line that switches nothing is told, unless a
+// file that cannot be read may have it.
+func TestUnknownParameters(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	if err := os.MkdirAll(root+"/proc", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(root+"/proc/cmdline", []byte("gpuherd.enable_a=no gpuherd.enable-wroker=no gpuherd.enable_zzzzzz=yes gpuherd.num_gpus=1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, problems := config.Load(config.Source{Root: root})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	known := parse(t, "a", "[X-GPU]\nPer=host\nEnabledVariable=ENABLE_A ENABLE_WORKER\n[Service]\nExecStart=/bin/true\n")
+	var got []string
+	for _, p := range Make(Input{Config: c, Systemd: 252, Services: []*service.Service{known}}).Problems {
+		got = append(got, p.Error())
+	}
+	want := []string{
+		"kernel command line: gpuherd.enable-wroker=: no service has EnabledVariable=ENABLE_WROKER; did you mean gpuherd.enable_worker=?",
+		"kernel command line: gpuherd.enable_zzzzzz=: no service has EnabledVariable=ENABLE_ZZZZZZ",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, s := range []*service.Service{{Name: "b", Broken: true}, {Name: "b", Masked: true}} {
+		if ps := Make(Input{Config: c, Systemd: 252, Services: []*service.Service{known, s}}).Problems; len(ps) > 0 {
+			t.Errorf("%+v: %v", s, ps)
+		}
+	}
+}
+
+// Instances= of a service that runs once is told where it stands.
+func TestInstancesOfAHostService(t *testing.T) {
+	t.Parallel()
+	two := 2
+	file := parse(t, "a", "[X-GPU]\nPer=host\nInstances=3\n[Service]\nExecStart=/bin/true\n")
+	for want, override := range map[string]config.Override{
+		"/etc/gpuherd/services/a.service:3: Instances=": {},
+		"/etc/gpuherd/gpuherd.conf:7: Instances=":       {Instances: &two, InstancesOrigin: "/etc/gpuherd/gpuherd.conf:7"},
+	} {
+		c := config.Default()
+		c.Services["a"] = override
+		p := Make(Input{Config: c, Systemd: 252, Services: []*service.Service{file}})
+		if len(p.Workers) != 1 || len(p.Problems) != 1 || !strings.HasPrefix(p.Problems[0].Error(), want) || !p.Problems[0].Warning {
+			t.Errorf("%s: %v, problems %v", want, p.Workers, p.Problems)
+		}
 	}
 }

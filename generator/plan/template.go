@@ -195,7 +195,10 @@ func (m *maker) restart(d *defaults) {
 		return
 	}
 	if d.systemd < directives["RestartSteps"] {
-		d.set("RestartSec", "2s")
+		// It has to serve a single crash, which should cost nothing, and a
+		// loop, which should not cost a CPU. A start limit would leave the
+		// worker dead.
+		d.set("RestartSec", "500ms")
 		return
 	}
 	d.set("RestartSec", "1ms")

@@ -39,10 +39,10 @@ var checked = map[string]directive{
 	"WatchdogSec":             {unitfile.CheckSpan, spanFix, true},
 	"RuntimeMaxSec":           {unitfile.CheckSpan, spanFix, true},
 	"LogRateLimitIntervalSec": {unitfile.CheckSpan, spanFix, true},
-	"NoNewPrivileges":         {boolean, "", true},
-	"LockPersonality":         {boolean, "", true},
-	"RestrictSUIDSGID":        {boolean, "", true},
-	"Slice":                   {slice, "", true},
+	"NoNewPrivileges":         {boolean, "write yes or no; systemd would ignore this", true},
+	"LockPersonality":         {boolean, "write yes or no; systemd would ignore this", true},
+	"RestrictSUIDSGID":        {boolean, "write yes or no; systemd would ignore this", true},
+	"Slice":                   {slice, "write NAME.slice; systemd would ignore this", true},
 	"Type":                    words("simple", "exec", "forking", "oneshot", "dbus", "notify", "notify-reload", "idle"),
 	"Restart":                 words("no", "always", "on-success", "on-failure", "on-abnormal", "on-watchdog", "on-abort"),
 	"KillMode":                words("control-group", "mixed", "process", "none"),
@@ -132,6 +132,35 @@ func (p *parser) directives() {
 		if err := d.check(e.Value); err != nil {
 			p.bad(e, d.fix, "%v", err)
 			p.problems[len(p.problems)-1].Warning = !d.strict
+		}
+	}
+}
+
+// unitLists are the keys of [Unit] that name other units.
+var unitLists = []string{
+	"After", "Before", "BindsTo", "Conflicts", "JoinsNamespaceOf", "OnFailure", "OnSuccess", "PartOf", "PropagatesReloadTo",
+	"PropagatesStopTo", "ReloadPropagatedFrom", "Requires", "Requisite", "StopPropagatedFrom", "Upholds", "Wants",
+}
+
+// unitTypes are what the name of a unit ends in (systemd.unit(5)).
+var unitTypes = []string{"automount", "device", "mount", "path", "scope", "service", "slice", "socket", "swap", "target", "timer"}
+
+// dependencies reports names of units that systemd would drop.
+func (p *parser) dependencies() {
+	for _, e := range p.s.File.Entries("Unit") {
+		if !slices.Contains(unitLists, e.Key) {
+			continue
+		}
+		for name := range strings.FieldsSeq(e.Value) {
+			suffix := name[strings.LastIndexByte(name, '.')+1:]
+			if slices.Contains(unitTypes, suffix) || strings.Contains(suffix, "%") {
+				continue
+			}
+			fix := "write its whole name, such as " + short(name) + ".service; systemd would ignore this"
+			if near := unitfile.Nearest(suffix, unitTypes); near != "" && suffix != name {
+				fix = "did you mean " + short(strings.TrimSuffix(name, suffix)) + near + "? systemd would ignore this"
+			}
+			p.bad(e, fix, "%q is no unit's name", short(name))
 		}
 	}
 }

@@ -118,10 +118,18 @@ func Parse(name, file string, base *unitfile.File, dropins ...*unitfile.File) (*
 	p := parser{s: &Service{
 		Name: name, Path: file,
 		Per: PerGPU, Instances: 1, Enabled: true, Isolate: true, NUMA: NUMAPreferred,
+		At: map[string]unitfile.Entry{},
 	}}
 	merged := unitfile.Merge(base, dropins...)
 	for _, e := range merged.Entries(Section) {
+		before := len(p.problems)
 		p.entry(e)
+		switch {
+		case e.Value == "":
+			delete(p.s.At, e.Key)
+		case len(p.problems) == before:
+			p.s.At[e.Key] = e
+		}
 	}
 	p.s.File = &unitfile.File{Name: merged.Name}
 	for _, s := range merged.Sections {
@@ -129,9 +137,11 @@ func Parse(name, file string, base *unitfile.File, dropins ...*unitfile.File) (*
 			p.s.File.Sections = append(p.s.File.Sections, s)
 		}
 	}
+	p.sections(merged.Has(Section), append([]*unitfile.File{base}, dropins...))
 	p.runnable(file)
 	p.commandLines()
 	p.directives()
+	p.dependencies()
 	if !p.broken {
 		p.spelling() // what breaks a file has said so, with the key that was meant
 	}
@@ -145,6 +155,8 @@ type parser struct {
 	s        *Service
 	problems unitfile.Problems
 	broken   bool
+	// misspelt: a problem tells of a section that was meant to be [Service].
+	misspelt bool
 }
 
 func (p *parser) bad(e unitfile.Entry, fix, format string, args ...any) {
@@ -184,9 +196,7 @@ func (p *parser) entry(e unitfile.Entry) {
 		}
 		s.Instances = int(n)
 	case "Enabled":
-		if p.boolean(e, &s.Enabled, true) {
-			s.EnabledAt = e
-		}
+		p.boolean(e, &s.Enabled, true)
 	case "EnabledVariable":
 		if e.Value == "" {
 			s.EnabledVariables = nil
@@ -194,7 +204,7 @@ func (p *parser) entry(e unitfile.Entry) {
 		}
 		for name := range strings.FieldsSeq(e.Value) {
 			if !isVariable(name) {
-				p.bad(e, "", "%q is no name for an environment variable", short(name))
+				p.bad(e, "write letters, digits and _, a letter first", "%q is no name for an environment variable", short(name))
 				continue
 			}
 			if !slices.Contains(s.EnabledVariables, name) {
@@ -239,11 +249,11 @@ func (p *parser) entry(e unitfile.Entry) {
 	}
 }
 
-// boolean reports whether e holds one, or goes back to the default.
-func (p *parser) boolean(e unitfile.Entry, to *bool, def bool) bool {
+// boolean takes e, which holds one or goes back to the default.
+func (p *parser) boolean(e unitfile.Entry, to *bool, def bool) {
 	if e.Value == "" {
 		*to = def
-		return true
+		return
 	}
 	b, err := unitfile.ParseBool(e.Value)
 	if err != nil {
@@ -252,10 +262,9 @@ func (p *parser) boolean(e unitfile.Entry, to *bool, def bool) bool {
 			word = "yes"
 		}
 		p.bad(e, word+" is used", "%q is neither yes nor no", short(e.Value))
-		return false
+		return
 	}
 	*to = b
-	return true
 }
 
 // nowhere is the cost of a filter that cannot be read: any guess could start a
@@ -285,7 +294,9 @@ func (p *parser) runnable(file string) {
 	f := p.s.File
 	if !f.Has("Service") {
 		p.broken = true
-		p.problems = append(p.problems, &unitfile.Problem{File: file, Msg: "has no [Service] section"})
+		if !p.misspelt {
+			p.problems = append(p.problems, &unitfile.Problem{File: file, Msg: "has no [Service] section", Fix: "add one, with ExecStart="})
+		}
 		return
 	}
 	if len(f.Values("Service", "ExecStart")) > 0 {
@@ -296,7 +307,7 @@ func (p *parser) runnable(file string) {
 		return
 	}
 	p.broken = true
-	problem := &unitfile.Problem{File: file, Msg: "has no ExecStart= in [Service]"}
+	problem := &unitfile.Problem{File: file, Msg: "has no ExecStart= in [Service]", Fix: "add ExecStart= with the program to run"}
 	for _, e := range f.Entries("Service") {
 		if near := unitfile.Nearest(e.Key, []string{"ExecStart"}); near != "" && e.Key != near && !strings.HasPrefix(e.Key, "ExecSt") {
 			problem.File, problem.Line, problem.Key, problem.Fix = e.File, e.Line, e.Key, "did you mean "+near+"=?"

@@ -64,7 +64,7 @@ func TestParse(t *testing.T) {
 		"resets":     {"[X-GPU]\nPer=mig\nPer=\nInstances=3\nInstances=\nEnabled=no\nEnabled=\nEnabledVariable=A\nEnabledVariable=\nIsolate=no\nIsolate=\nNUMA=off\nNUMA=\nModel=a\nModel=\nMinMemory=1\nMinMemory=" + run, def(nil), nil},
 		"last wins":  {"[X-GPU]\nPer=mig\nPer=host" + run, def(func(s *Service) { s.Per = PerHost }), nil},
 		"bad per":    {"[X-GPU]\nPer=card" + run, broken, []string{`a.service:2: Per=: "card" is no kind of device; write gpu, mig or host`}},
-		"bad values": {"[X-GPU]\nInstances=0\nInstances=x\nEnabled=maybe\nIsolate=2\nNUMA=near\nEnabledVariable=A-B" + run, def(nil), []string{`a.service:2: Instances=: "0" is not a number from 1 to 256; Enabled=no switches a service off`, `a.service:3: Instances=: "x" is not a number from 1 to 256; 1 is used`, `a.service:4: Enabled=: "maybe" is neither yes nor no; yes is used`, `a.service:5: Isolate=: "2" is neither yes nor no; yes is used`, `a.service:6: NUMA=: "near" is unknown; write preferred, strict or off; preferred is used`, `a.service:7: EnabledVariable=: "A-B" is no name for an environment variable`}},
+		"bad values": {"[X-GPU]\nInstances=0\nInstances=x\nEnabled=maybe\nIsolate=2\nNUMA=near\nEnabledVariable=A-B" + run, def(nil), []string{`a.service:2: Instances=: "0" is not a number from 1 to 256; Enabled=no switches a service off`, `a.service:3: Instances=: "x" is not a number from 1 to 256; 1 is used`, `a.service:4: Enabled=: "maybe" is neither yes nor no; yes is used`, `a.service:5: Isolate=: "2" is neither yes nor no; yes is used`, `a.service:6: NUMA=: "near" is unknown; write preferred, strict or off; preferred is used`, `a.service:7: EnabledVariable=: "A-B" is no name for an environment variable; write letters, digits and _, a letter first`}},
 		"bad memory": {"[X-GPU]\nMinMemory=all" + run, broken, []string{`a.service:2: MinMemory=: "all" is no size such as 512M or 1.5G; write a size such as 40G; until it is mended the service runs nowhere`}},
 		"bad glob":   {"[X-GPU]\nModel=*L4 [a" + run, broken, []string{`a.service:2: Model=: "[a" is no glob; until it is mended the service runs nowhere`}},
 		"bad quote":  {"[X-GPU]\nModel='a" + run, broken, []string{`a.service:2: Model=: quote ' is not closed; until it is mended the service runs nowhere`}},
@@ -85,16 +85,29 @@ func TestParse(t *testing.T) {
 			`a.service:6: TimeoutStopSec=: "soon" is no time span such as 30s or 2min; write a time such as 30s, 2min or infinity; systemd would ignore this`,
 			`a.service:7: RestartSec=: "-1" is no time span such as 30s or 2min; write a time such as 30s, 2min or infinity; systemd would ignore this`,
 			`a.service:8: Restart=: "allways" is unknown; known are no, always, on-success, on-failure, on-abnormal, on-watchdog, on-abort`,
-			`a.service:9: Slice=: "a" does not end in .slice`,
+			`a.service:9: Slice=: "a" does not end in .slice; write NAME.slice; systemd would ignore this`,
+		}},
+		"sections": {"[Unit]\n[Socket]\n[X-Other]\n[Install]\n[Sevrice]\n[X-GPUS]\n[X-GPU]\n[Service]\nExecStart=/bin/true", def(nil), []string{
+			"a.service:2: unknown section [Socket]; known are [Unit], [Service], [Install] and [X-GPU]; systemd ignores others",
+			"a.service:5: unknown section [Sevrice]; did you mean [Service]?",
+			"a.service:6: unknown section [X-GPUS]; did you mean [X-GPU]?",
+		}},
+		"misspelt filter":  {"[x-gpu]\nPer=host" + run, broken, []string{"a.service:1: unknown section [x-gpu]; did you mean [X-GPU]? until it is mended the service runs nowhere"}},
+		"filter of conf":   {"[GPU]\nPer=host" + run, broken, []string{"a.service:1: unknown section [GPU]; did you mean [X-GPU]? until it is mended the service runs nowhere"}},
+		"misspelt service": {"[service]\nExecStart=/bin/true", broken, []string{"a.service:1: unknown section [service]; did you mean [Service]?"}},
+		"names of units": {"[Unit]\nAfter=b b@%i.service c.servcie\nWants=network.target d@.e %N.%i\nDescription=no unit" + run, def(nil), []string{
+			`a.service:2: After=: "b" is no unit's name; write its whole name, such as b.service; systemd would ignore this`,
+			`a.service:2: After=: "c.servcie" is no unit's name; did you mean c.service? systemd would ignore this`,
+			`a.service:3: Wants=: "d@.e" is no unit's name; write its whole name, such as d@.e.service; systemd would ignore this`,
 		}},
 		"unknown key":  {"[X-GPU]\nInstance=2" + run, def(nil), []string{"a.service:2: Instance=: unknown key in [X-GPU]; did you mean Instances=?"}},
 		"far key":      {"[X-GPU]\nColour=2" + run, def(nil), []string{"a.service:2: Colour=: unknown key in [X-GPU]; known are Per=, Instances=, Enabled=, EnabledVariable=, Isolate=, NUMA=, Model=, MinMemory="}},
-		"no service":   {"[Unit]\nDescription=x", broken, []string{"a.service: has no [Service] section"}},
-		"no start":     {"[Service]\nType=simple", broken, []string{"a.service: has no ExecStart= in [Service]"}},
-		"start reset":  {"[Service]\nExecStart=/bin/true\nExecStart=", broken, []string{"a.service: has no ExecStart= in [Service]"}},
+		"no service":   {"[Unit]\nDescription=x", broken, []string{"a.service: has no [Service] section; add one, with ExecStart="}},
+		"no start":     {"[Service]\nType=simple", broken, []string{"a.service: has no ExecStart= in [Service]; add ExecStart= with the program to run"}},
+		"start reset":  {"[Service]\nExecStart=/bin/true\nExecStart=", broken, []string{"a.service: has no ExecStart= in [Service]; add ExecStart= with the program to run"}},
 		"oneshot":      {"[Service]\nType=oneshot\nExecStop=/bin/true", def(nil), nil},
 		"near key":     {"[Service]\nExecstart=/bin/true", broken, []string{"a.service:2: Execstart=: has no ExecStart= in [Service]; did you mean ExecStart=?"}},
-		"stop is none": {"[Service]\nExecStop=/bin/true", broken, []string{"a.service: has no ExecStart= in [Service]"}},
+		"stop is none": {"[Service]\nExecStop=/bin/true", broken, []string{"a.service: has no ExecStart= in [Service]; add ExecStart= with the program to run"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +117,7 @@ func TestParse(t *testing.T) {
 				t.Fatal(problems)
 			}
 			s, problems := Parse("a", "a.service", f)
-			if diff := cmp.Diff(tt.want, s, cmpopts.IgnoreFields(Service{}, "File", "EnabledAt")); diff != "" {
+			if diff := cmp.Diff(tt.want, s, cmpopts.IgnoreFields(Service{}, "File", "At")); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			var got []string

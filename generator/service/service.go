@@ -44,8 +44,9 @@ type Service struct {
 	Models           []string `json:"models,omitempty"`     // globs on the GPU's name; none: every GPU
 	MinMemory        uint64   `json:"min_memory,omitempty"` // bytes of GPU memory; 0: any
 
-	// EnabledAt is the Enabled= that counts; its Line is 0 where there is none.
-	EnabledAt unitfile.Entry `json:"-"`
+	// At has the assignments of [X-GPU] that count, by key; of a key that
+	// makes a list, the last one. A default is not in it.
+	At map[string]unitfile.Entry `json:"-"`
 
 	// File is what goes to systemd: the file and its drop-ins merged,
 	// without [X-GPU].

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -69,6 +70,41 @@ func (p *parser) spelling() {
 				p.bad(e, "did you mean "+near+"=?", "no usual key of [%s], and systemd ignores what it does not know", section)
 				p.problems[len(p.problems)-1].Warning = true
 			}
+		}
+	}
+}
+
+// sections reports those that systemd ignores. One that was meant to be
+// [X-GPU] breaks the file: without it the service would run on every GPU.
+func (p *parser) sections(filtered bool, files []*unitfile.File) {
+	known := []string{"Unit", "Service", "Install", Section}
+	for _, f := range files {
+		for _, s := range f.Sections {
+			if slices.Contains(known, s.Name) {
+				continue
+			}
+			near := unitfile.Nearest(s.Name, known)
+			if strings.EqualFold(strings.TrimLeft(s.Name, "Xx-_ "), "GPU") {
+				near = Section
+			}
+			if strings.HasPrefix(s.Name, "X-") && near != Section {
+				continue // another program's
+			}
+			problem := &unitfile.Problem{File: f.Name, Line: s.Line, Msg: fmt.Sprintf("unknown section [%s]", short(s.Name))}
+			switch near {
+			case "":
+				problem.Fix = "known are [Unit], [Service], [Install] and [" + Section + "]; systemd ignores others"
+			case Section:
+				problem.Fix = "did you mean [" + Section + "]?"
+				if !filtered {
+					p.broken = true
+					problem.Fix += " until it is mended the service runs nowhere"
+				}
+			default:
+				problem.Fix = "did you mean [" + near + "]?"
+				p.misspelt = p.misspelt || near == "Service"
+			}
+			p.problems = append(p.problems, problem)
 		}
 	}
 }

@@ -21,8 +21,9 @@ func TestSpellingOfKnownKeys(t *testing.T) {
 		line = strings.TrimSpace(line)
 		switch key, _, ok := strings.Cut(line, "="); {
 		case strings.HasPrefix(line, "["):
-			section = line
-			text.WriteString(line + "\n")
+			if section = line; section == "[Unit]" || section == "[Service]" {
+				text.WriteString(line + "\n")
+			}
 		case ok && (section == "[Unit]" || section == "[Service]"):
 			text.WriteString(key + "=\n")
 		}

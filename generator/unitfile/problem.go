@@ -52,3 +52,25 @@ func (ps Problems) Failed() bool {
 	}
 	return false
 }
+
+// Unique returns the problems without those that say of the same place what
+// another one says already: a file may be read for more than one unit.
+func (ps Problems) Unique() Problems {
+	type place struct {
+		file, key, msg string
+		line           int
+	}
+	seen := make(map[place]*Problem, len(ps))
+	var unique Problems
+	for _, p := range ps {
+		at := place{p.File, p.Key, p.Msg, p.Line}
+		first, ok := seen[at]
+		if !ok {
+			seen[at] = p
+			unique = append(unique, p)
+			continue
+		}
+		first.Warning = first.Warning && p.Warning
+	}
+	return unique
+}

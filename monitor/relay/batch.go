@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -31,16 +32,18 @@ type heartbeat struct {
 }
 
 // flush writes all that waits. beat asks for a heartbeat, which goes along
-// with the first batch.
+// with the first batch. Where nothing proves life, a batch without one still
+// finds out whether Redis takes what is written, and has what it confirmed.
 func (r *Relay) flush(ctx context.Context, beat bool) error {
-	beat = beat && r.cfg.Alive()
 	for {
 		if r.flight == nil {
 			if r.snapshot != "" && r.source.Synced() && r.drained() {
 				reason := r.snapshot
 				r.snapshot = ""
 				r.source.Snapshot(reason)
-				beat = r.cfg.Alive()
+				// Not all hosts of a fleet at once.
+				r.reassert.Reset(r.cfg.Reassert*3/4 + rand.N(r.cfg.Reassert/2+1))
+				beat = true
 			}
 			ops, events := r.take()
 			if len(ops) == 0 && !beat {
@@ -53,7 +56,7 @@ func (r *Relay) flush(ctx context.Context, beat bool) error {
 			}
 		}
 		var extra []any
-		if beat {
+		if beat && r.cfg.Alive() {
 			extra = r.heartbeat()
 		}
 		if err := r.send(ctx, extra); err != nil {
@@ -140,7 +143,7 @@ func (r *Relay) send(ctx context.Context, extra []any) error {
 	began := time.Now()
 	answer, err := batchScript.Run(ctx, r.client, r.keys, args...).StringSlice()
 	if err != nil {
-		return fmt.Errorf("cannot write to Redis: %w", err)
+		return r.diagnose(fmt.Errorf("cannot write to Redis: %w", err))
 	}
 	if r.cfg.Observe != nil {
 		r.cfg.Observe(time.Since(began).Seconds())
@@ -169,10 +172,12 @@ func (r *Relay) recover(answer []string) error {
 	r.mu.Lock()
 	r.pending.requeue(r.flight.events, has, r.acked, time.Now().UnixMicro())
 	r.mu.Unlock()
+	lost := r.acked - min(has, r.acked)
+	r.acked = max(r.acked, has) // what was in flight may be there
 	r.flight = nil
 	r.claimed = false
 	r.snapshot = gapLost
-	return fmt.Errorf("redis lost %d events that it had confirmed", r.acked-min(has, r.acked))
+	return fmt.Errorf("%w: %d events", errLost, lost)
 }
 
 // heartbeat returns the operation that sets the heartbeat.
@@ -189,11 +194,11 @@ func (r *Relay) heartbeat() []any {
 func (r *Relay) enlist(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := r.client.ZAddArgs(ctx, r.cfg.Prefix+":hosts", redis.ZAddArgs{
+	err := r.client.ZAddArgs(ctx, r.hosts, redis.ZAddArgs{
 		GT: true, Members: []redis.Z{{Score: float64(time.Now().UnixMilli()), Member: r.cfg.Host}},
 	}).Err()
 	if err != nil {
-		return fmt.Errorf("cannot write to Redis: %w", err)
+		return r.diagnose(fmt.Errorf("cannot write to Redis: %w", err))
 	}
 	return nil
 }

@@ -1,6 +1,10 @@
 package relay
 
-import "gpuherd/monitor/state"
+import (
+	"slices"
+
+	"gpuherd/monitor/state"
+)
 
 // pending is what waits for Redis: events in a bounded queue, and of units and
 // GPUs only the latest state, which always survives.
@@ -79,19 +83,41 @@ func extent(e state.Event) state.GapEvent {
 // Reasons of a gap.
 const (
 	gapOverflow = "overflow"
-	gapLost     = "redis-lost-writes"
+	gapLost     = "redis-lost-writes" // of the snapshot that follows, too
 )
 
-// requeue puts events back in front, behind a gap for those before them that
-// Redis confirmed and lost: from (not included) to to.
-func (p *pending) requeue(events []state.Event, from, to uint64, atUS int64) {
-	var all []state.Event
-	if to > from {
-		p.dropped += to - from
-		all = append(all, state.Event{Seq: to, AtUS: atUS, Type: state.TypeGap,
-			Data: &state.GapEvent{Count: to - from, FromSeq: from + 1, ToSeq: to, Reason: gapLost}})
+// Reasons of a snapshot.
+const (
+	snapshotConnected = "connected"
+	snapshotPeriodic  = "periodic"
+)
+
+// requeue puts the events that were in flight back in front. Redis has those up
+// to has, and had confirmed those up to acked: what lies between becomes a gap.
+// A gap that waits already, of a loss before, becomes part of it.
+func (p *pending) requeue(flight []state.Event, has, acked uint64, atUS int64) {
+	waiting := slices.DeleteFunc(slices.Concat(flight, p.events), func(e state.Event) bool { return e.Seq <= has })
+	gap := state.GapEvent{FromSeq: has + 1, ToSeq: max(has, acked), Reason: gapLost}
+	known := uint64(0) // counted as dropped
+	for len(waiting) > 0 {
+		g, ok := waiting[0].Data.(*state.GapEvent)
+		if !ok || g.FromSeq > max(has, acked) {
+			break
+		}
+		if acked <= has {
+			gap.Reason = g.Reason
+		}
+		gap.ToSeq = max(gap.ToSeq, g.ToSeq)
+		known += g.Count
+		waiting = waiting[1:]
 	}
-	p.events = append(append(all, events...), p.events...)
+	if gap.ToSeq >= gap.FromSeq {
+		gap.Count = gap.ToSeq - has
+		waiting = slices.Insert(waiting, 0, state.Event{Seq: gap.ToSeq, AtUS: atUS, Type: state.TypeGap, Data: &gap})
+	}
+	p.dropped += gap.Count
+	p.dropped -= known
+	p.events = waiting
 }
 
 // raise adds to the restarts of waiting events what a seed has shown them to

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,7 @@ const (
 	batchEvents    = 256   // most events in a batch
 	callTimeout    = 2 * time.Second
 	farewell       = 3 * time.Second // for the last batches at the end
+	reassertEvery  = 5 * time.Minute // about; what a stranger deleted comes back
 
 	// fencedFor is how long a fenced monitor says so before it ends: two hosts
 	// of one name would else take the keys from each other without a pause.
@@ -41,9 +43,6 @@ const (
 // Capacity is how many events wait while Redis is away, before the oldest make
 // room and a gap event takes their place.
 const Capacity = 10000
-
-// ErrFenced says that a newer monitor writes for this host.
-var ErrFenced = errors.New("a newer monitor writes for this host")
 
 // A Source is where snapshots come from: a state.Herd.
 type Source interface {
@@ -75,6 +74,9 @@ type Config struct {
 	// writes. 0: 30 s.
 	FencedFor time.Duration
 
+	// Reassert is about how often everything is written anew. 0: 5 min.
+	Reassert time.Duration
+
 	// SaveEpoch keeps an epoch that Redis had to correct. May be nil.
 	SaveEpoch func(uint64) error
 	// Alive reports whether the view of the herd is current. The heartbeat
@@ -89,13 +91,14 @@ type Config struct {
 // Stats counts what a Relay did since it was made.
 type Stats struct {
 	Connected bool
+	Reason    string // why not, as Errors has it; "" before the first try
 	Fenced    bool
 	Epoch     uint64
 	Pending   int    // events waiting
 	Written   uint64 // events that Redis confirmed
 	Dropped   uint64 // events that no reader will see
 	Batches   uint64
-	Errors    uint64 // failed calls
+	Errors    map[string]uint64 // failed calls, by reason
 }
 
 // A Relay writes Deltas to Redis. Push never blocks; Run does the writing.
@@ -105,6 +108,7 @@ type Relay struct {
 	log     *slog.Logger
 	source  Source
 	keys    []string // of batchScript
+	hosts   string   // the key of all hosts
 	channel string
 	started int64
 
@@ -114,18 +118,28 @@ type Relay struct {
 	pending pending
 	epoch   uint64
 	problem error // why Redis cannot be written now; nil: it can
+	reason  string
 	fenced  bool
+	errors  map[string]uint64 // failed calls, by reason
+	told    map[string]bool   // troubles that the log has heard of since Redis last took a write
 
-	written, batches, failures atomic.Uint64
+	written, batches atomic.Uint64
 
 	// What follows belongs to Run's goroutine.
 	claimed  bool   // Redis has had our claim in this process
-	batch    uint64 // number of the last batch made
+	batch    uint64 // number of the last batch made, never made again
 	flight   *batch // sent, not confirmed
 	acked    uint64 // seq of the last event confirmed
 	snapshot string // reason of a snapshot that is due
 	online   bool   // the host event was made
+
+	every    time.Duration // between heartbeats
+	beat     *time.Ticker
+	reassert *time.Timer
 }
+
+// keyTypes are the types of Relay.keys, and of Relay.hosts behind them.
+var keyTypes = []string{"hash", "hash", "hash", "stream", "string", "zset"}
 
 // New returns a Relay that writes through client, which stays the caller's.
 func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
@@ -135,15 +149,24 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 	if cfg.FencedFor <= 0 {
 		cfg.FencedFor = fencedFor
 	}
+	if cfg.Reassert <= 0 {
+		cfg.Reassert = reassertEvery
+	}
 	k := func(name string) string { return Key(cfg.Prefix, cfg.Host, name) }
 	return &Relay{
 		cfg: cfg, client: client, log: log, epoch: cfg.Epoch,
 		keys:    []string{k("fence"), k("units"), k("gpus"), k("events"), k("heartbeat")},
+		hosts:   cfg.Prefix + ":hosts",
 		channel: k("notify"),
 		started: time.Now().UnixMicro(),
 		wake:    make(chan struct{}, 1),
 		pending: newPending(cfg.Capacity),
 		problem: errors.New("not connected to Redis yet"),
+		errors:  noFailures(),
+		told:    map[string]bool{},
+
+		every:    heartbeatEvery,
+		reassert: time.NewTimer(cfg.Reassert),
 	}
 }
 
@@ -180,9 +203,9 @@ func (r *Relay) Stats() Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return Stats{
-		Connected: r.problem == nil, Fenced: r.fenced, Epoch: r.epoch,
+		Connected: r.problem == nil, Reason: r.reason, Fenced: r.fenced, Epoch: r.epoch,
 		Pending: r.pending.len(), Dropped: r.pending.dropped,
-		Written: r.written.Load(), Batches: r.batches.Load(), Errors: r.failures.Load(),
+		Written: r.written.Load(), Batches: r.batches.Load(), Errors: maps.Clone(r.errors),
 	}
 }
 
@@ -191,10 +214,11 @@ func (r *Relay) Stats() Stats {
 // ErrFenced: started again, with the next epoch, this one is the newer.
 func (r *Relay) Run(ctx context.Context) error {
 	back := redisclient.Backoff{}
-	beat := time.NewTicker(heartbeatEvery)
-	defer beat.Stop()
+	r.beat = time.NewTicker(r.every)
+	defer r.beat.Stop()
+	defer r.reassert.Stop()
 	for {
-		err := r.serve(ctx, beat.C, &back)
+		err := r.serve(ctx, &back)
 		if ctx.Err() != nil {
 			r.goodbye()
 			return nil
@@ -215,29 +239,37 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 }
 
-// failed notes why Redis cannot be written, and logs what is new.
+// failed notes why Redis cannot be written. The log hears of each trouble once,
+// until all is well again.
 func (r *Relay) failed(err error) {
-	r.failures.Add(1)
+	reason := reasonOf(err)
+	trouble := reason
+	var t *redisclient.Trouble
+	if errors.As(err, &t) {
+		trouble += " " + t.Mend // it may name a key
+	}
 	r.mu.Lock()
-	before := r.problem
-	r.problem = err
-	if r.fenced = errors.Is(err, ErrFenced); r.fenced {
+	r.problem, r.reason = err, reason
+	if r.fenced = reason == reasonFenced; r.fenced {
 		r.problem = fmt.Errorf("%w; this one ends %v after it noticed", err, r.cfg.FencedFor)
 	}
-	waiting := r.pending.len()
+	r.errors[reason]++
+	known := r.told[trouble]
+	r.told[trouble] = true
+	waiting, epoch := r.pending.len(), r.epoch
 	r.mu.Unlock()
 	switch {
-	case errors.Is(err, ErrFenced):
-		r.log.Error("this monitor writes nothing more to Redis and ends", "error", err, "epoch", r.Stats().Epoch, "in", r.cfg.FencedFor)
-	case before == nil || before.Error() != err.Error():
-		r.log.Warn("cannot write to Redis, trying again", "error", err, "events waiting", waiting)
+	case reason == reasonFenced:
+		r.log.Error("this monitor writes nothing more to Redis and ends", "error", err, "epoch", epoch, "in", r.cfg.FencedFor)
+	case !known:
+		r.log.Warn("cannot write to Redis, trying again", "error", err, "reason", reason, "events waiting", waiting)
 	}
 }
 
 // serve claims and writes until something fails.
-func (r *Relay) serve(ctx context.Context, beat <-chan time.Time, back *redisclient.Backoff) error {
+func (r *Relay) serve(ctx context.Context, back *redisclient.Backoff) error {
 	if r.snapshot == "" {
-		r.snapshot = "connected"
+		r.snapshot = snapshotConnected
 	}
 	if !r.claimed {
 		if err := r.claim(ctx); err != nil {
@@ -253,7 +285,8 @@ func (r *Relay) serve(ctx context.Context, beat <-chan time.Time, back *rediscli
 		back.Reset()
 		r.mu.Lock()
 		first := r.problem != nil
-		r.problem = nil
+		r.problem, r.reason = nil, ""
+		clear(r.told)
 		r.mu.Unlock()
 		if first {
 			r.log.Info("writing to Redis", "epoch", r.Stats().Epoch)
@@ -262,8 +295,10 @@ func (r *Relay) serve(ctx context.Context, beat <-chan time.Time, back *rediscli
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-r.wake:
-		case <-beat:
+		case <-r.beat.C:
 			due = true
+		case <-r.reassert.C:
+			r.snapshot = snapshotPeriodic
 		}
 	}
 }
@@ -288,9 +323,9 @@ func (r *Relay) claim(ctx context.Context) error {
 	r.mu.Lock()
 	epoch := r.epoch
 	r.mu.Unlock()
-	answer, err := claimScript.Run(ctx, r.client, r.keys[:1], r.cfg.BootID, epoch, r.started, again).StringSlice()
+	answer, err := claimScript.Run(ctx, r.client, r.keys[:1], r.cfg.BootID, epoch, r.started, again, r.batch).StringSlice()
 	if err != nil {
-		return fmt.Errorf("cannot claim %s: %w", r.keys[0], err)
+		return r.diagnose(fmt.Errorf("cannot claim %s: %w", r.keys[0], err))
 	}
 	if err := fenced(answer); err != nil {
 		return err
@@ -307,7 +342,6 @@ func (r *Relay) claim(ctx context.Context) error {
 		}
 	}
 	r.claimed = true
-	r.batch = 0
 	if raised := r.source.Seed(seeds); len(raised) > 0 {
 		r.mu.Lock()
 		r.pending.raise(raised)
@@ -330,11 +364,11 @@ func (r *Relay) seeds(ctx context.Context) (map[string]state.Seed, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", r.keys[0], err)
+		return nil, r.diagnose(fmt.Errorf("cannot read %s: %w", r.keys[0], err))
 	}
 	raw, err := r.client.HGetAll(ctx, r.keys[1]).Result()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", r.keys[1], err)
+		return nil, r.diagnose(fmt.Errorf("cannot read %s: %w", r.keys[1], err))
 	}
 	seeds := make(map[string]state.Seed, len(raw))
 	for name, data := range raw {
@@ -369,7 +403,13 @@ func (r *Relay) goodbye() {
 	defer cancel()
 	r.source.Host(state.HostEvent{Event: "offline", Version: r.cfg.Version})
 	r.snapshot = ""
-	if err := r.flush(ctx, false); err != nil {
+	err := r.flush(ctx, false)
+	if errors.Is(err, errLost) {
+		if err = r.claim(ctx); err == nil {
+			err = r.flush(ctx, false)
+		}
+	}
+	if err != nil {
 		r.log.Warn("cannot tell Redis that this monitor ends", "error", err)
 		return
 	}

@@ -5,10 +5,13 @@ import "github.com/redis/go-redis/v9"
 // claimScript makes a monitor the writer of its host.
 //
 //	KEYS[1] fence
-//	ARGV    boot_id, epoch, started (unix µs), 1 where a claim was made before
+//	ARGV    boot_id, epoch, started (unix µs), 1 where a claim was made before,
+//	        number of the last batch made
 //
 // The fence is a hash: boot_id, epoch, started of the writer, and batch and
-// seq as last applied. A higher epoch wins. Where the fence has this epoch or
+// seq as last applied. Batches are counted on over a new claim: a server that
+// was primary before, and becomes it again, must not take a new batch for one
+// that it has applied. A higher epoch wins. Where the fence has this epoch or
 // a higher one, the epochs do not tell who is newer (the folder that keeps them
 // was lost, or two machines have one name): then who started later wins, with
 // an epoch above both.
@@ -29,7 +32,7 @@ if f[1] then
 end
 local n = string.format('%.0f', epoch)
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'boot_id', ARGV[1], 'epoch', n, 'started', ARGV[3], 'batch', '0', 'seq', '0')
+redis.call('HSET', KEYS[1], 'boot_id', ARGV[1], 'epoch', n, 'started', ARGV[3], 'batch', ARGV[5], 'seq', '0')
 return {'ok', n}
 `)
 
@@ -44,13 +47,14 @@ return {'ok', n}
 //	     P message                          publish only
 //	     H json ms       O                  set, drop the heartbeat
 //
-// Batches are numbered from 1 without a gap. One that was applied is not
+// Batches are numbered without a gap from what the claim said. One that was applied is not
 // applied again, so a batch whose answer was lost can be sent again, and one
 // that was late in the network does nothing. Events are guarded by their seq
 // besides, should a script fail half-way.
 //
 // Answers {"ok"}, {"done"} (applied before), {"fenced", epoch, boot_id}, or
-// {"lost", seq}: the server does not have what it once confirmed.
+// {"lost", seq}: the server does not have what it once confirmed, and seq is
+// that of our last event in the stream.
 var batchScript = redis.NewScript(`
 local f = redis.call('HMGET', KEYS[1], 'epoch', 'boot_id', 'batch', 'seq')
 local epoch, batch = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -58,10 +62,22 @@ local theirs = tonumber(f[1] or '0')
 if theirs > epoch or (theirs == epoch and f[2] ~= ARGV[1]) then
   return {'fenced', f[1], f[2] or ''}
 end
-if theirs < epoch then return {'lost', '0'} end
 local applied, seq = tonumber(f[3] or '0'), tonumber(f[4] or '0')
-if applied >= batch then return {'done'} end
-if applied < batch - 1 then return {'lost', f[4] or '0'} end
+if theirs == epoch and applied >= batch then return {'done'} end
+if theirs < epoch or applied < batch - 1 or (seq > 0 and redis.call('EXISTS', KEYS[4]) == 0) then
+  local last, has = redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1], {}
+  if last then
+    for i = 1, #last[2], 2 do has[last[2][i]] = last[2][i+1] end
+  end
+  if has.boot_id == ARGV[1] and has.epoch == ARGV[2] then return {'lost', has.seq} end
+  return {'lost', '0'}
+end
+-- What is somebody else's is not for us to delete.
+local function forget(key)
+  local is = redis.call('TYPE', key).ok
+  if is ~= 'hash' and is ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key) end
+  redis.call('DEL', key)
+end
 local i, n = 6, #ARGV
 while i <= n do
   local op = ARGV[i]
@@ -86,10 +102,12 @@ while i <= n do
     redis.call('HSET', KEYS[3], ARGV[i+1], ARGV[i+2])
     i = i + 3
   elseif op == 'C' then
-    redis.call('DEL', KEYS[3])
+    local wrong = forget(KEYS[3])
+    if wrong then return wrong end
     i = i + 1
   elseif op == 'R' then
-    redis.call('DEL', KEYS[2], KEYS[3])
+    local wrong = forget(KEYS[2]) or forget(KEYS[3])
+    if wrong then return wrong end
     i = i + 1
   elseif op == 'H' then
     redis.call('SET', KEYS[5], ARGV[i+1], 'PX', ARGV[i+2])

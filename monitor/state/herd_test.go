@@ -279,17 +279,44 @@ func TestEventJSON(t *testing.T) {
 	gpu, n := 0, uint64(7)
 	got, err := json.Marshal(&UnitEvent{Event: Failed, Unit: Unit{
 		Name: "redis-worker@0.service", Service: "redis-worker", Instance: "0", GPU: &gpu, Active: "failed", Sub: "failed", Result: "oom-kill",
-		PID: 12, Restarts: 3, InvocationID: "ab", SinceMS: 5, ExitCode: "killed", ExitStatus: 9, StatusText: "job-1",
+		PID: 12, Restarts: 3, InvocationID: "ab", SinceMS: 5, ExitCode: "killed", ExitStatus: 9, StatusText: "job-1", Job: "1",
 		MemoryBytes: &n, MemoryPeakBytes: &n, MemoryMaxBytes: &n, CPUNS: &n, Seq: 8,
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	const want = `{"unit":"redis-worker@0.service","service":"redis-worker","instance":"0","gpu":0,"active":"failed","sub":"failed",` +
-		`"result":"oom-kill","pid":12,"restarts":3,"invocation_id":"ab","since_ms":5,"exit_code":"killed","exit_status":9,"status_text":"job-1",` +
+		`"result":"oom-kill","pid":12,"restarts":3,"invocation_id":"ab","since_ms":5,"exit_code":"killed","exit_status":9,"status_text":"job-1","job":"1",` +
 		`"memory_bytes":7,"memory_peak_bytes":7,"memory_max_bytes":7,"cpu_ns":7,"seq":8,"event":"failed"}`
 	if string(got) != want {
 		t.Errorf("JSON is\n%s, want\n%s", got, want)
+	}
+}
+
+func TestJob(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[string]string{
+		"job horse, attempt 1 of 3":                            "horse",
+		"job horse, attempt 2 of 3: 40% (draining)":            "horse",
+		"job horse, attempt 1 of 3 (Redis does not answer)":    "horse",
+		"job a horse, of course, attempt 1 of 12":              "a horse, of course",
+		"job x, attempt 1 of 2, attempt 1 of 3":                "", // whose id is it?
+		"job " + strings.Repeat("ä", 128) + ", attempt 1 of 3": strings.Repeat("ä", 128),
+		"job horse finished, but Redis does not answer":        "",
+		"job horse, attempt one of 3":                          "",
+		"job horse, attempt 1 of 3rd":                          "",
+		"idle":                                                 "", "": "", "job ": "", "job , attempt 1 of 3": "",
+		"jobs: 3": "", "the job horse, attempt 1 of 3": "",
+	} {
+		o := in("active/running", "1")
+		o.StatusText = status
+		if got := o.Unit().Job; got != want {
+			t.Errorf("%q is about job %q, want %q", status, got, want)
+		}
+		o.MainPID = 0
+		if got := o.Unit(); got.Job != "" || got.StatusText != status {
+			t.Errorf("what has ended has job %q in hand and said %q", got.Job, got.StatusText)
+		}
 	}
 }
 

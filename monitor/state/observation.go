@@ -1,6 +1,7 @@
 package state
 
 import (
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -56,6 +57,9 @@ func (o Observation) Unit() Unit {
 		SinceMS: int64(o.ChangedUS / 1000), StatusText: clip(o.StatusText),
 		MemoryBytes: o.Memory, MemoryPeakBytes: o.MemoryPeak, MemoryMaxBytes: o.MemoryMax, CPUNS: o.CPUNS,
 	}
+	if o.MainPID != 0 { // what has ended has no job in hand, whatever it said last
+		u.Job = jobIn(u.StatusText)
+	}
 	switch o.ExecMainCode {
 	case cldExited:
 		u.ExitCode = "exited"
@@ -93,6 +97,29 @@ func (o Observation) group() string {
 		path.WriteString("/" + o.Slice)
 	}
 	return path.String() + "/" + o.Name
+}
+
+var (
+	attempts   = regexp.MustCompile(`, attempt [0-9]+ of [0-9]+`)
+	afterTries = regexp.MustCompile(`^($|: | \()`)
+)
+
+// jobIn returns the id in a STATUS= text of the form
+//
+//	job ID, attempt N of M
+//
+// which may go on with ": progress" or " (remark)". Any service may say it,
+// redis-worker does. A text that can be read in two ways has none.
+func jobIn(status string) string {
+	rest, ok := strings.CutPrefix(status, "job ")
+	if !ok {
+		return ""
+	}
+	at := attempts.FindAllStringIndex(rest, 2)
+	if len(at) != 1 || !afterTries.MatchString(rest[at[0][1]:]) {
+		return ""
+	}
+	return rest[:at[0][0]]
 }
 
 // clip shortens s to maxStatusText bytes at a rune's edge and replaces what is

@@ -18,7 +18,8 @@ type Unit struct {
 	SinceMS         int64   `json:"since_ms"`                    // unix time of the last state change, ms
 	ExitCode        string  `json:"exit_code,omitempty"`         // "exited", "killed", "dumped"; empty: has not ended
 	ExitStatus      int32   `json:"exit_status"`                 // exit status, or signal number where killed or dumped
-	StatusText      string  `json:"status_text,omitempty"`       // STATUS= of sd_notify(3)
+	StatusText      string  `json:"status_text,omitempty"`       // STATUS= of sd_notify(3); systemd keeps it after the end
+	Job             string  `json:"job,omitempty"`               // id of the job in hand, as StatusText has it; see jobIn
 	MemoryBytes     *uint64 `json:"memory_bytes,omitempty"`      // memory.current; nil: not available
 	MemoryPeakBytes *uint64 `json:"memory_peak_bytes,omitempty"` // memory.peak; nil: not available
 	MemoryMaxBytes  *uint64 `json:"memory_max_bytes,omitempty"`  // MemoryMax=; nil: no limit or not available

@@ -92,7 +92,7 @@ var (
 	redisWritten   = describe("redis_events_written_total", "Events that Redis confirmed.")
 	redisDropped   = describe("redis_events_dropped_total", "Events that no reader will see; a gap event tells their number.")
 	redisBatches   = describe("redis_batches_total", "Writes that Redis confirmed.")
-	redisErrors    = describe("redis_errors_total", "Failed calls of Redis.")
+	redisErrors    = describe("redis_errors_total", "Failed calls of Redis, by reason.", "reason")
 	epoch          = describe("monitor_epoch", "Count of the monitor's starts.")
 )
 
@@ -167,7 +167,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	counter(redisWritten, r.Written)
 	counter(redisDropped, r.Dropped)
 	counter(redisBatches, r.Batches)
-	counter(redisErrors, r.Errors)
+	for reason, n := range r.Errors {
+		counter(redisErrors, n, reason)
+	}
 	gauge(epoch, float64(r.Epoch))
 }
 

@@ -14,5 +14,8 @@
 //
 //	go test -tags machine ./packaging/acceptance
 //
+// Some of these machines have GPUs: a scenario of nvmltest that NVML, sysfs,
+// procfs and device nodes tell of, and that tests change while it runs.
+//
 // Each test leaves the herd as healthy as it found it.
 package acceptance

@@ -30,6 +30,8 @@ const (
 	libraryPath = "/usr/lib/" + nvmltest.Library
 	// hardwareDir holds what is mounted over sysfs and procfs.
 	hardwareDir = "/run/hardware"
+	// capsDir holds the nodes of MIG capabilities.
+	capsDir = "/dev/nvidia-caps"
 	// majorCaps is NVIDIA's for MIG capabilities in what nvmltest writes.
 	majorCaps   = 234
 	majorNVIDIA = 195
@@ -183,8 +185,7 @@ var ours = regexp.MustCompile(`^(nvidia[0-9]+|nvidia-cap[0-9]+)$`)
 
 // makeNodes makes the device nodes of a scenario, and removes those of others.
 func makeNodes(s nvmltest.Scenario) error {
-	const caps = "/dev/nvidia-caps"
-	if err := os.MkdirAll(caps, 0o755); err != nil {
+	if err := os.MkdirAll(capsDir, 0o755); err != nil {
 		return err
 	}
 	want := map[string]uint64{"/dev/nvidiactl": unix.Mkdev(majorNVIDIA, 255)}
@@ -200,7 +201,7 @@ func makeNodes(s nvmltest.Scenario) error {
 			}
 		}
 	}
-	for _, dir := range []string{"/dev", caps} {
+	for _, dir := range []string{"/dev", capsDir} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return err
@@ -227,7 +228,7 @@ func makeNodes(s nvmltest.Scenario) error {
 }
 
 func gpuNode(minor int) string { return fmt.Sprintf("/dev/nvidia%d", minor) }
-func capNode(minor int) string { return fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d", minor) }
+func capNode(minor int) string { return fmt.Sprintf(capsDir+"/nvidia-cap%d", minor) }
 
 // capability returns the minor of the capability of a GPU instance, or with
 // ci ≥ 0 of a compute instance, as the driver tells it.

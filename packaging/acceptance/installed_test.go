@@ -33,6 +33,8 @@ func TestInstalledTree(t *testing.T) {
 		"usr/lib/systemd/system/gpuherd-verify.timer":         file,
 		"usr/lib/sysusers.d/gpuherd.conf":                     file,
 		"usr/lib/tmpfiles.d/gpuherd.conf":                     file,
+		"usr/share/doc/gpuherd/gpuherd.conf":                  file,
+		"usr/share/doc/gpuherd/example.service":               file,
 		"usr/share/man/man1/gpuherd.1":                        file,
 		"usr/share/man/man5/gpuherd.conf.5":                   file,
 		"usr/share/man/man8/gpuherd-monitor.8":                file,

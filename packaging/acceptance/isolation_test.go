@@ -29,7 +29,7 @@ func TestOwnGPUOnly(t *testing.T) {
 		if err := os.Chmod(node, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if got := openError(node); got != "ENXIO" {
+		if got := openError(node, os.O_RDWR); got != "ENXIO" {
 			t.Fatalf("outside of any worker opening %s gives %s, want ENXIO", node, got)
 		}
 	}

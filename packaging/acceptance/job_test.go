@@ -74,7 +74,7 @@ func runJob() int {
 		a.Opened = map[string]string{}
 		for _, minor := range []string{"0", "1"} {
 			node := filepath.Join(jobDir, "nvidia"+minor)
-			a.Opened[minor] = openError(node)
+			a.Opened[minor] = openError(node, os.O_RDWR)
 		}
 	default:
 		fmt.Fprintf(os.Stderr, "job: cannot %q\n", k.Do)
@@ -133,8 +133,8 @@ func numbered(i, length int) string {
 	return head + string(fill)
 }
 
-func openError(path string) string {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+func openError(path string, flags int) string {
+	f, err := os.OpenFile(path, flags, 0)
 	if err == nil {
 		_ = f.Close()
 		return ""

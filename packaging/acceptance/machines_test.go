@@ -49,9 +49,6 @@ var anywhere = []string{
 	"TestBrokenServiceFile", "TestConfigurationErrorsFail", "TestRedisAway",
 }
 
-// onHardware are those that need GPUs.
-var onHardware = []string{"TestMIGComesAndGoes", "TestGPULostAndBack", "TestNVMLInTrouble", "TestRescanFails"}
-
 // withGPUs is the configuration of a machine with GPUs, on which probes run.
 const withGPUs = "[Service redis-worker]\nEnabled=no\n"
 
@@ -107,7 +104,7 @@ func settings() []setting {
 				config:   machine.Config{Backend: machine.Nspawn, Suite: suite},
 				conf:     withGPUs,
 				hardware: &hardware{mixed(), "whole"},
-				tests:    append([]string{"TestWorkersKnowTheirGPU"}, onHardware...),
+				tests:    []string{"TestWorkersKnowTheirGPU", "TestMIGComesAndGoes", "TestGPULostAndBack", "TestNVMLInTrouble", "TestRescanFails"},
 			},
 			setting{
 				name:     "slow-gpus-" + string(suite),
@@ -136,8 +133,7 @@ func settings() []setting {
 				config:   machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30},
 				conf:     withGPUs,
 				hardware: &hardware{few(), "whole"},
-				tests: append([]string{"TestWorkersKnowTheirGPU", "TestOwnDevicesOnly",
-					"TestUdevRules", "TestEventsStartARescan"}, onHardware...),
+				tests:    []string{"TestWorkersKnowTheirGPU", "TestOwnDevicesOnly", "TestGPULostAndBack", "TestUdevRules", "TestEventsStartARescan"},
 			},
 			setting{
 				name: "kernel-" + string(suite), parallel: true,

@@ -46,7 +46,11 @@ func runProbe(unit string) error {
 		if err := json.NewDecoder(conn).Decode(&nodes); err == nil {
 			answer := probed{Environment: environment, Opened: map[string]string{}}
 			for _, node := range nodes {
-				answer.Opened[node] = openError(node)
+				flags := os.O_RDWR
+				if strings.HasPrefix(node, capsDir) {
+					flags = os.O_RDONLY // as NVIDIA's libraries open it
+				}
+				answer.Opened[node] = openError(node, flags)
 			}
 			_ = json.NewEncoder(conn).Encode(answer) // who asks notices
 		}

@@ -48,15 +48,21 @@ func TestUdevRules(t *testing.T) {
 		}
 		// What this finds is a folder, and no sysfs.
 		t.Setenv("SYSTEMD_DEVICE_VERIFY_SYSFS", "0")
-		for _, action := range []string{"add", "bind", "unbind", "remove", "change"} {
+		actions := []string{"add", "remove"}
+		if name == "3D controller of NVIDIA" {
+			actions = append(actions, "bind", "unbind", "change")
+		}
+		for _, action := range actions {
 			stdout, stderr, status := run(t, "udevadm", "test", "--action="+action, dir)
 			all := stdout + stderr
 			asks := strings.Contains(all, "/bin/mkdir -p "+request)
 			if status != 0 || asks != (device.want && action != "change") {
 				t.Errorf("%s: on %s udevadm test ended with %d, asks for a rescan: %t\n%s", name, action, status, asks, all)
 			}
-			if strings.Contains(all, rulesFile+":") {
-				t.Errorf("udevadm complains:\n%s", all)
+			for line := range strings.Lines(all) {
+				if strings.Contains(line, rulesFile+":") && !strings.Contains(line, " RUN ") {
+					t.Errorf("udevadm complains: %s", line)
+				}
 			}
 		}
 		if err := os.RemoveAll(dir); err != nil {

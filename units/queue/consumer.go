@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"gpuherd/units/redisclient"
 )
 
 // A Consumer claims jobs, one after the other. It is for one goroutine.
@@ -65,7 +67,7 @@ type entry struct {
 // (looked for every sixth of a lease), then new jobs by priority.
 func (c *Consumer) Claim(ctx context.Context) (*Claim, error) {
 	claim, err := c.claim(ctx)
-	if redis.HasErrorPrefix(err, "NOGROUP") {
+	if redisclient.Code(err) == "NOGROUP" {
 		if err = c.q.createGroups(ctx); err == nil {
 			claim, err = c.claim(ctx)
 		}

@@ -214,9 +214,11 @@ return {'run', attempts}`)
 //	ARGV[5] progress, "" for none  ARGV[6] ms to keep the hash of an ended job
 var renewScript = redis.NewScript(library + `
 if not held() then return 0 end
--- JUSTID leaves the delivery count as it is.
+-- JUSTID leaves the delivery count as it is. Before 7.0, which tells its version
+-- to scripts, that also claims an entry that was deleted.
 local r = redis.call('XCLAIM', KEYS[tonumber(ARGV[1])], 'workers', ARGV[3], 0, ARGV[2], 'JUSTID')
-if not r[1] then
+if not r[1] or not redis.REDIS_VERSION_NUM and not fields() then
+  drop()
   redis.call('HSET', KEYS[6], 'error', 'entry was deleted from its stream')
   over('cancelled', ARGV[6])
   return 0

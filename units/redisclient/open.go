@@ -29,6 +29,8 @@ const (
 	CredentialURL      = "gpuherd.redis-url"
 	CredentialPassword = "gpuherd.redis-password"
 	CredentialCA       = "gpuherd.redis-ca"
+	CredentialCert     = "gpuherd.redis-cert"
+	CredentialKey      = "gpuherd.redis-key"
 )
 
 // Time-outs and sizes, where the URL says nothing else. Five connections are
@@ -66,12 +68,14 @@ func WithPoolSize(n int) Option { return func(s *settings) { s.poolSize = n } }
 // user and password stand before the @ and Redis' in ?username=&password=;
 // ?addr= names more nodes of a Cluster.
 //
-// The credential gpuherd.redis-password beats a password in the URL, and
-// gpuherd.redis-ca (PEM) replaces the system's authorities. No error of Open
-// holds a password.
+// The credential gpuherd.redis-password beats a password in the URL,
+// gpuherd.redis-ca (PEM) replaces the system's authorities, gpuherd.redis-cert
+// and gpuherd.redis-key (PEM) are shown to a server that asks its clients for a
+// certificate. No error of Open holds a password or a key.
 //
-// Commands are never repeated behind the caller's back, since a write that
-// timed out may have been done: the caller does it, with a Backoff.
+// Commands are not repeated behind the caller's back, since a write that timed
+// out may have been done: the caller does it, with a Backoff. Only a Cluster's
+// client repeats one, up to three times, as it follows a slot to its node.
 func Open(cfg config.Redis, credentials string, opts ...Option) (redis.UniversalClient, error) {
 	set := settings{poolSize: poolSize}
 	for _, opt := range opts {
@@ -84,11 +88,7 @@ func Open(cfg config.Redis, credentials string, opts ...Option) (redis.Universal
 	if set.url != "" {
 		raw = set.url
 	}
-	password, err := credential(credentials, CredentialPassword)
-	if err != nil {
-		return nil, err
-	}
-	ca, err := credential(credentials, CredentialCA)
+	given, err := open(credentials)
 	if err != nil {
 		return nil, err
 	}
@@ -104,11 +104,11 @@ func Open(cfg config.Redis, credentials string, opts ...Option) (redis.Universal
 		if err != nil {
 			return nil, unreadable(raw, err)
 		}
-		if err := trust(o.TLSConfig, ca, u.Scheme); err != nil {
+		if err := given.secure(o.TLSConfig, u.Scheme); err != nil {
 			return nil, err
 		}
-		if password != "" {
-			o.Password = password
+		if given.password != "" {
+			o.Password = given.password
 		}
 		failover(o, set)
 		return redis.NewFailoverClient(o), nil
@@ -117,24 +117,26 @@ func Open(cfg config.Redis, credentials string, opts ...Option) (redis.Universal
 		if err != nil {
 			return nil, unreadable(raw, err)
 		}
-		if err := trust(o.TLSConfig, ca, u.Scheme); err != nil {
+		if err := given.secure(o.TLSConfig, u.Scheme); err != nil {
 			return nil, err
 		}
-		if password != "" {
-			o.Password = password
+		if given.password != "" {
+			o.Password = given.password
 		}
 		cluster(o, set)
-		return redis.NewClusterClient(o), nil
+		c := redis.NewClusterClient(o)
+		c.AddHook(reload{c})
+		return c, nil
 	default:
 		o, err := redis.ParseURL(raw)
 		if err != nil {
 			return nil, unreadable(raw, err)
 		}
-		if err := trust(o.TLSConfig, ca, u.Scheme); err != nil {
+		if err := given.secure(o.TLSConfig, u.Scheme); err != nil {
 			return nil, err
 		}
-		if password != "" {
-			o.Password = password
+		if given.password != "" {
+			o.Password = given.password
 		}
 		single(o, set)
 		return redis.NewClient(o), nil
@@ -167,21 +169,51 @@ func credential(dir, name string) (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// trust makes ca the only authority that conf accepts.
-func trust(conf *tls.Config, ca, scheme string) error {
-	if ca == "" || scheme == "unix" {
+// vault is what the credentials say of a connection; "" for what they do not.
+type vault struct{ password, ca, cert, key string }
+
+// open reads the folder dir; "" is none.
+func open(dir string) (v vault, err error) {
+	for name, to := range map[string]*string{
+		CredentialPassword: &v.password, CredentialCA: &v.ca, CredentialCert: &v.cert, CredentialKey: &v.key,
+	} {
+		if *to, err = credential(dir, name); err != nil {
+			return vault{}, err
+		}
+	}
+	return v, nil
+}
+
+// secure makes ca the only authority that conf accepts, and cert what it shows
+// of itself.
+func (v vault) secure(conf *tls.Config, scheme string) error {
+	if scheme == "unix" {
 		return nil
 	}
-	if conf == nil {
-		// Whoever laid down an authority wants TLS; going on without would
-		// send the password in the clear.
-		return fmt.Errorf("cannot open Redis: there is a credential %s, but the URL is not rediss://", CredentialCA)
+	if (v.cert == "") != (v.key == "") {
+		return fmt.Errorf("cannot open Redis: of the credentials %s and %s only one is there", CredentialCert, CredentialKey)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM([]byte(ca)) {
-		return fmt.Errorf("cannot open Redis: credential %s holds no certificate in PEM", CredentialCA)
+	for _, c := range []struct{ name, value string }{{CredentialCA, v.ca}, {CredentialCert, v.cert}} {
+		if c.value != "" && conf == nil {
+			// Whoever laid down a certificate wants TLS; going on without would
+			// send the password in the clear.
+			return fmt.Errorf("cannot open Redis: there is a credential %s, but the URL is not rediss://", c.name)
+		}
 	}
-	conf.RootCAs = pool
+	if v.ca != "" {
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM([]byte(v.ca)) {
+			return fmt.Errorf("cannot open Redis: credential %s holds no certificate in PEM", CredentialCA)
+		}
+		conf.RootCAs = pool
+	}
+	if v.cert != "" {
+		pair, err := tls.X509KeyPair([]byte(v.cert), []byte(v.key))
+		if err != nil {
+			return fmt.Errorf("cannot open Redis: credentials %s and %s: %w", CredentialCert, CredentialKey, err)
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
 	return nil
 }
 

@@ -112,17 +112,33 @@ func TestErrorsHoldNoPassword(t *testing.T) {
 	}
 }
 
-func TestAuthorityWantsTLS(t *testing.T) {
+func TestCertificates(t *testing.T) {
 	t.Parallel()
-	dir := credentials(t, map[string]string{CredentialCA: "nonsense"})
-	for url, want := range map[string]string{
-		"redis://box":  "URL is not rediss://",
-		"rediss://box": "no certificate in PEM",
+	const nonsense = "-----BEGIN nonsense"
+	for _, tt := range []struct {
+		url   string
+		files map[string]string
+		want  string
+	}{
+		{"redis://box", map[string]string{CredentialCA: nonsense}, "credential gpuherd.redis-ca, but the URL is not rediss://"},
+		{"rediss://box", map[string]string{CredentialCA: nonsense}, "no certificate in PEM"},
+		{"redis://box", map[string]string{CredentialCert: nonsense, CredentialKey: "hunter2"}, "credential gpuherd.redis-cert, but the URL is not rediss://"},
+		{"rediss://box", map[string]string{CredentialCert: nonsense, CredentialKey: "hunter2"}, "gpuherd.redis-cert and gpuherd.redis-key: "},
+		{"rediss://box", map[string]string{CredentialCert: nonsense}, "only one is there"},
+		{"rediss://box", map[string]string{CredentialKey: "hunter2"}, "only one is there"},
+		{"rediss://s?master_name=m", map[string]string{CredentialKey: "hunter2"}, "only one is there"},
+		{"rediss://n:1?addr=m:1", map[string]string{CredentialKey: "hunter2"}, "only one is there"},
 	} {
-		if _, err := Open(config.Redis{URL: url}, dir); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("Open(%s) = %v, want an error with %q", url, err, want)
+		_, err := Open(config.Redis{URL: tt.url}, credentials(t, tt.files))
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("Open(%s) with %v = %v, want an error with %q", tt.url, tt.files, err, tt.want)
 		}
 	}
+	c, err := Open(config.Redis{URL: "unix:///run/redis.sock"}, credentials(t, map[string]string{CredentialCA: nonsense, CredentialKey: "hunter2"}))
+	if err != nil {
+		t.Fatalf("a socket needs no certificate: %v", err)
+	}
+	_ = c.Close()
 }
 
 func TestRedacted(t *testing.T) {

@@ -286,7 +286,7 @@ func (w *Worker) tell() {
 // away notes that Redis did not do what it should; the log hears it once.
 func (w *Worker) away(err error) {
 	if w.backoff.Tries() == 0 {
-		w.Log.Warn("Redis does not answer, trying again", "redis", w.Where, "error", err)
+		w.Log.Warn("Redis does not answer, trying again", "redis", w.Where, "error", redisclient.Diagnose(err))
 	}
 	w.say(fmt.Sprintf("Redis at %s does not answer", w.Where))
 }

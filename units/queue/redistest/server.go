@@ -1,7 +1,8 @@
-// Package redistest starts real redis-servers for tests. A server listens on
-// a unix socket in a folder of its own, writes its append-only file at every
-// command so that a restart loses nothing, and ends with the test, also where
-// the test's process is killed.
+// Package redistest starts real redis-servers for tests: one, or in every form
+// that the programs can be pointed at (Forms). A server listens on a unix
+// socket in a folder of its own, writes its append-only file at every command
+// so that a restart loses nothing, and ends with the test, also where the
+// test's process is killed.
 //
 //	srv := redistest.Start(t)
 //	client := srv.Client(t)
@@ -13,12 +14,14 @@ package redistest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -36,21 +39,41 @@ const wait = 20 * time.Second
 // quiet keeps each refused dial of go-redis out of the tests' output.
 var quiet = sync.OnceFunc(func() { redisclient.LogTo(slog.New(slog.DiscardHandler)) })
 
-// A Server is one redis-server process after the other, on the same socket
+// A Server is one redis-server process after the other, on the same addresses
 // and the same data.
 type Server struct {
 	Dir    string // data, log and socket
 	Socket string
+	Port   int // on 127.0.0.1; 0: the socket alone
 
 	tb      testing.TB
+	file    string // configuration, of a Sentinel; "": none
 	args    []string
-	process *os.Process
-	ended   chan struct{} // closed once process is reaped
+	process *process
 }
 
 // Start runs redis-server and waits until it answers. args come last on its
 // command line: "--requirepass", "secret".
 func Start(tb testing.TB, args ...string) *Server {
+	tb.Helper()
+	s := prepare(tb, args...)
+	s.Restart()
+	return s
+}
+
+// startPort is Start with a port besides the socket, which option, "--port" or
+// "--tls-port", sets.
+func startPort(tb testing.TB, option string, args ...string) *Server {
+	tb.Helper()
+	s := prepare(tb, args...)
+	s.Port = freePort(tb)
+	s.args = append(s.args, "--bind", "127.0.0.1", option, strconv.Itoa(s.Port))
+	s.Restart()
+	return s
+}
+
+// prepare makes a server that does not run yet.
+func prepare(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	quiet()
 	// t.TempDir is too long for a socket's 107 bytes.
@@ -62,25 +85,40 @@ func Start(tb testing.TB, args ...string) *Server {
 	tb.Cleanup(func() {
 		s.Kill()
 		if tb.Failed() {
-			if log, err := os.ReadFile(filepath.Join(dir, "log")); err == nil {
-				tb.Logf("redis-server said:\n%s", log)
+			if log, err := os.ReadFile(s.log()); err == nil {
+				tb.Logf("redis-server %s said:\n%s", s.Addr(), log)
 			}
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			tb.Errorf("cannot clean up: %v", err)
 		}
 	})
-	s.Restart()
 	return s
 }
 
-// URL is what redisclient.Open takes.
+func (s *Server) log() string { return filepath.Join(s.Dir, "log") }
+
+// URL is what redisclient.Open takes to reach the socket.
 func (s *Server) URL() string { return "unix://" + s.Socket }
 
-// Client opens a client as the programs do; it is closed with the test.
+// Addr is the address with the port, or the socket's where there is none.
+func (s *Server) Addr() string {
+	if s.Port == 0 {
+		return s.Socket
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port))
+}
+
+// Client opens a client of the socket as the programs do; it is closed with
+// the test.
 func (s *Server) Client(tb testing.TB, opts ...redisclient.Option) redis.UniversalClient {
 	tb.Helper()
-	c, err := redisclient.Open(config.Redis{URL: s.URL()}, "", opts...)
+	return open(tb, s.URL(), "", opts...)
+}
+
+func open(tb testing.TB, url, credentials string, opts ...redisclient.Option) redis.UniversalClient {
+	tb.Helper()
+	c, err := redisclient.Open(config.Redis{URL: url}, credentials, opts...)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -91,66 +129,68 @@ func (s *Server) Client(tb testing.TB, opts ...redisclient.Option) redis.Univers
 // Restart starts the server again, after Kill or Stop or while it runs.
 func (s *Server) Restart() {
 	s.tb.Helper()
-	s.Kill()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		s.tb.Fatalf("no redis-server: apt-get install redis-server: %v", err)
-	}
-	log, err := os.OpenFile(filepath.Join(s.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		s.tb.Fatal(err)
-	}
-	defer func() { _ = log.Close() }()
-	cmd := exec.CommandContext(context.Background(), path, append([]string{
-		"--port", "0", "--unixsocket", s.Socket, "--dir", s.Dir, "--daemonize", "no",
-		"--save", "", "--appendonly", "yes", "--appendfsync", "always", "--enable-debug-command", "local",
-	}, s.args...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-
-	started, ended := make(chan error, 1), make(chan struct{})
-	go func() {
-		// The death signal is that of the starting thread, which must live
-		// as long as the process.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(ended)
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // it ends by a signal
-		}
-	}()
-	if err := <-started; err != nil {
-		s.tb.Fatalf("cannot start redis-server: %v", err)
-	}
-	s.process, s.ended = cmd.Process, ended
+	s.Launch()
 	if err := s.answers(); err != nil {
 		s.tb.Fatal(err)
 	}
 }
 
-func (s *Server) answers() error {
-	c, err := redisclient.Open(config.Redis{URL: s.URL()}, "")
+// Launch is Restart that does not wait for an answer. more comes last on the
+// command line, this time.
+func (s *Server) Launch(more ...string) {
+	s.tb.Helper()
+	s.Kill()
+	found, err := program()
 	if err != nil {
-		return err
+		s.tb.Fatal(err)
 	}
-	defer func() { _ = c.Close() }()
+	var args []string
+	if s.file != "" {
+		args = append(args, s.file, "--sentinel")
+	} else {
+		args = []string{
+			"--port", "0", "--unixsocket", s.Socket, "--dir", s.Dir, "--daemonize", "no",
+			"--save", "", "--appendonly", "yes", "--appendfsync", "always",
+		}
+		if found.major >= 7 { // before, there is no need and no such option
+			args = append(args, "--enable-debug-command", "local")
+		}
+	}
+	if s.process, err = launch(s.log(), slices.Concat(args, s.args, more)...); err != nil {
+		s.tb.Fatal(err)
+	}
+}
+
+// answers waits until the server answers: an error that it sends is an answer,
+// too, unless it still reads its data.
+func (s *Server) answers() error {
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
 	for {
-		err := c.Ping(ctx).Err()
-		if err == nil {
+		err := s.ping(ctx)
+		var told redis.Error
+		if err == nil || errors.As(err, &told) && !redis.IsLoadingError(err) {
 			return nil
 		}
 		select {
-		case <-s.ended:
-			return fmt.Errorf("redis-server ended at once")
+		case <-s.process.ended:
+			return errors.New("redis-server ended at once")
 		case <-ctx.Done():
 			return fmt.Errorf("redis-server does not answer: %w", err)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// ping asks by a client of its own: after some refused dials one waits for a
+// second before it tries again.
+func (s *Server) ping(ctx context.Context) error {
+	c, err := redisclient.Open(config.Redis{URL: s.URL()}, "")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return c.Ping(ctx).Err()
 }
 
 // Kill ends the server with SIGKILL. It is no error if it does not run.
@@ -164,11 +204,8 @@ func (s *Server) end(sig syscall.Signal) {
 	if s.process == nil {
 		return
 	}
-	_ = s.process.Signal(sig) // it may have ended by itself
-	select {
-	case <-s.ended:
-	case <-time.After(wait):
-		s.tb.Errorf("redis-server did not end on %v", sig)
+	if err := s.process.end(sig); err != nil {
+		s.tb.Error(err)
 	}
 	s.process = nil
 	_ = os.Remove(s.Socket) // SIGTERM has removed it
@@ -185,7 +222,7 @@ func (s *Server) signal(sig syscall.Signal) {
 	if s.process == nil {
 		s.tb.Fatalf("cannot send %v: redis-server does not run", sig)
 	}
-	if err := s.process.Signal(sig); err != nil {
+	if err := s.process.os.Signal(sig); err != nil {
 		s.tb.Fatalf("cannot send %v to redis-server: %v", sig, err)
 	}
 }

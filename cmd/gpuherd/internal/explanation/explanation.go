@@ -15,6 +15,9 @@ import (
 	"gpuherd/generator/service"
 )
 
+// maxNamed bounds how many services one line names.
+const maxNamed = 10
+
 // A Line is one decision, with the device that it is about.
 type Line struct {
 	generator.Decision
@@ -63,9 +66,13 @@ func Of(r *generator.Result) *Explanation {
 		e.place(d)
 	}
 	slices.SortStableFunc(e.Services, func(a, b Line) int { return cmp.Compare(serviceOf(a), serviceOf(b)) })
+	off := map[string]bool{}
+	for _, l := range e.Services {
+		off[l.Subject] = off[l.Subject] || l.Kind == plan.KindService && l.Verdict == plan.Off
+	}
 	for _, g := range r.GPUs {
 		if d := e.at(g.PCI); len(d.Units) == 0 {
-			d.Idle = e.idle(r, g)
+			d.Idle = idle(r.Services, off, g)
 		}
 	}
 	return e
@@ -167,15 +174,15 @@ func serviceOf(l Line) string {
 	return l.Subject
 }
 
-// idle says why no unit is on a GPU.
-func (e *Explanation) idle(r *generator.Result, g gpu.GPU) string {
+// idle says why no unit is on a GPU; off has the services that are.
+func idle(services []*service.Service, off map[string]bool, g gpu.GPU) string {
 	var why []string
-	for _, s := range r.Services {
+	for _, s := range services {
 		switch {
 		case s.Per == service.PerHost:
-		case slices.ContainsFunc(e.Services, func(l Line) bool {
-			return l.Kind == plan.KindService && l.Subject == s.Name && l.Verdict == plan.Off
-		}):
+		case len(why) == maxNamed:
+			return strings.Join(append(why, "and more"), "; ")
+		case off[s.Name]:
 			why = append(why, s.Name+" is off")
 		case s.Per == service.PerMIG && len(g.MIG) == 0:
 			why = append(why, s.Name+" runs on MIG devices, of which it has none")

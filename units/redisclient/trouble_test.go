@@ -1,0 +1,73 @@
+package redisclient
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// told is an error as a server answers it.
+type told string
+
+func (e told) Error() string { return string(e) }
+func (told) RedisError()     {}
+
+func TestDiagnose(t *testing.T) {
+	t.Parallel()
+	dial := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	for _, tt := range []struct {
+		err    error
+		reason string
+		text   string // what is told, without what was wrapped around
+	}{
+		{told("WRONGTYPE Operation against a key holding the wrong kind of value script: 4b835ac, on @user_script:16."), WrongType,
+			"WRONGTYPE Operation against a key holding the wrong kind of value; " + mends[WrongType]},
+		{told("ERR Error running script (call to f_4b835ac): @user_script:16: WRONGTYPE Operation against a key"), WrongType,
+			"WRONGTYPE Operation against a key; " + mends[WrongType]},
+		{told("ERR Error running script (call to f_4b835ac): @user_script: 16: -OOM command not allowed"), OutOfMemory,
+			"-OOM command not allowed; " + mends[OutOfMemory]},
+		{told("ERR Error running script (call to f_4b835ac): @user_script:3: The user executing the script can't run this command or subcommand"), Forbidden,
+			"The user executing the script can't run this command or subcommand; " + mends[Forbidden]},
+		{told("NOAUTH Authentication required."), Unauthorised, "NOAUTH Authentication required; " + mends[Unauthorised]},
+		{told("ERR AUTH <password> called without any password configured"), Unauthorised, ""},
+		{told("NOPERM this user has no permissions"), Forbidden, ""},
+		{told("LOADING Redis is loading"), Loading, ""},
+		{told("MISCONF Redis is configured to save"), Unsaved, ""},
+		{told("MOVED 1 127.0.0.1:1"), Unclustered, ""},
+		{told("ERR unknown command"), Refused, "ERR unknown command"},
+		{fmt.Errorf("redis: all sentinels specified in configuration are unreachable: %w", errors.Join(dial, told("NOAUTH x"))), Leaderless,
+			"redis: all sentinels specified in configuration are unreachable: dial tcp: connection refused; NOAUTH x; " + mends[Leaderless]},
+		{x509.HostnameError{Certificate: &x509.Certificate{}, Host: "box"}, Certificate, ""},
+		{dial, Unreachable, "dial tcp: connection refused"},
+		{io.EOF, Unreachable, "EOF"},
+		{context.DeadlineExceeded, Timeout, ""},
+		{&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, Timeout, ""},
+		{redis.ErrPoolTimeout, Timeout, ""},
+		{errors.New("something"), Unknown, "something"},
+	} {
+		got := Diagnose(fmt.Errorf("cannot write: %w", tt.err))
+		if got.Reason != tt.reason {
+			t.Errorf("%v has reason %s, want %s", tt.err, got.Reason, tt.reason)
+		}
+		if tt.text != "" && !strings.HasSuffix(got.Error(), tt.text) {
+			t.Errorf("%v is told as\n%s, want\n%s", tt.err, got, tt.text)
+		}
+		if !errors.Is(got, tt.err) || strings.Contains(got.Error(), "\n") {
+			t.Errorf("%v became %v", tt.err, got)
+		}
+		if again := Diagnose(fmt.Errorf("once more: %w", got)); again.Reason != tt.reason || again.Error() != "once more: "+got.Error() {
+			t.Errorf("diagnosed twice: %v", again)
+		}
+	}
+	if Diagnose(nil) != nil {
+		t.Error("nothing is a trouble")
+	}
+}
