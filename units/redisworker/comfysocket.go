@@ -70,7 +70,9 @@ func (c *ComfyUI) dial(ctx context.Context, client string) (*websocket.Conn, err
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	u := c.server.url.JoinPath("ws")
-	u.RawQuery = "clientId=" + client
+	query := u.Query()
+	query.Set("clientId", client)
+	u.RawQuery = query.Encode()
 	conn, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{HTTPClient: c.server.client}) //nolint:bodyclose // it is the connection
 	if err != nil {
 		return nil, err
