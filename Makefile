@@ -94,7 +94,10 @@ install: build ## install into DESTDIR (default: this machine)
 	@[ -e $(DESTDIR)/etc/gpuherd/gpuherd.conf ] || install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/etc/gpuherd/gpuherd.conf
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man1 packaging/man/*.1
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man5 packaging/man/*.5
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man7 packaging/man/*.7
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man8 packaging/man/*.8
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/prometheus packaging/prometheus/gpuherd.rules.yml
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/grafana packaging/grafana/gpuherd.json
 	@install -d -m 0755 $(DESTDIR)/etc/gpuherd/gpuherd.conf.d $(DESTDIR)/etc/gpuherd/services $(DESTDIR)/etc/gpuherd/setup.d
 	@install -d -m 0700 $(DESTDIR)/etc/credstore
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \

@@ -199,6 +199,13 @@ func TestProgram(t *testing.T) {
 	eventually(t, "all events are there", func() bool { return slices.Equal(types(), want) })
 	eventually(t, "it is ready", func() bool { code, _ := p.get("/readyz"); return code == 200 })
 	eventually(t, "the heart beats", func() bool { return c.Exists(t.Context(), "gpuherd:{box}:heartbeat").Val() == 1 })
+	for path, want := range map[string]string{
+		"/api/v1/host": `"host":"box"`, "/api/v1/units": `"unit":"w@1.service"`, "/api/v1/gpus": `"gpus":[`, "/health": "there is nothing here",
+	} {
+		if code, body := p.get(path); !strings.Contains(body, want) {
+			t.Errorf("%s is %d %s, want %s", path, code, body, want)
+		}
+	}
 	if code, body := p.get("/metrics"); code != 200 || !strings.Contains(body, `gpuherd_unit_restarts_total{`) {
 		t.Errorf("/metrics is %d without the restarts", code)
 	}

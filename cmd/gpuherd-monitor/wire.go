@@ -15,6 +15,7 @@ import (
 	"gpuherd/generator/version"
 	"gpuherd/monitor/bus"
 	"gpuherd/monitor/gpuhealth"
+	"gpuherd/monitor/machinestatus"
 	"gpuherd/monitor/relay"
 	"gpuherd/monitor/resources"
 	"gpuherd/monitor/state"
@@ -43,7 +44,8 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	if err != nil {
 		return nil, err
 	}
-	client, err := redisclient.Open(conf.Redis, os.Getenv("CREDENTIALS_DIRECTORY"), redisclient.WithName("gpuherd-monitor"))
+	credentials := os.Getenv("CREDENTIALS_DIRECTORY")
+	client, err := redisclient.Open(conf.Redis, credentials, redisclient.WithName("gpuherd-monitor"))
 	if err != nil {
 		return nil, err
 	}
@@ -77,17 +79,35 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		Uptime:    uptime,
 		Observe:   func(seconds float64) { metrics.ObserveWrite(seconds) },
 	})
-	herd := state.NewHerd(toRedis.Push, time.Now)
+	feed := web.NewFeed()
+	// Redis comes first: it is what others wait for.
+	sinks := []func(state.Delta){toRedis.Push, feed.Push, func(d state.Delta) { metrics.Push(d) }}
+	var machine *machinestatus.Publisher
+	if conf.Monitor.MachineStatus {
+		machine = machineStatus(conf, host, client, log)
+		sinks = append(sinks, machine.Push)
+	}
+	herd := state.NewHerd(state.Tee(sinks...), time.Now)
 	toRedis.From(herd)
+	sampler := &resources.Sampler{Root: "/", Herd: herd, Log: log}
 	to := newNotifier(log, func() string { return summary(herd, toRedis) })
 	watcher = bus.NewWatcher(log, herd, to.tick)
 	to.ready = watcher.Ready
 	gpus := &gpuhealth.Watch{Root: "/", Set: herd.SetGPUs, Log: log}
 	metrics = web.NewMetrics(web.Sources{
 		Version: version.String(), Units: herd.Units, GPUs: herd.GPUs, XIDs: gpus.XIDErrors, Bus: watcher.Stats, Relay: toRedis.Stats,
+		Samples: sampler.Samples, Feed: feed.Stats,
 	})
+	about := func() web.About {
+		return web.About{Host: host, Version: version.String(), BootID: bootID, Epoch: toRedis.Stats().Epoch, Uptime: uptime().Truncate(time.Millisecond).Seconds()}
+	}
 
-	return &monitor{
+	server := &web.Server{
+		Listen: conf.Monitor.Listen, Credentials: credentials, Alive: alive, Metrics: metrics.Handler(), Log: log,
+		Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
+		Feed:   feed, About: about, Samples: sampler.Samples,
+	}
+	m := &monitor{
 		units: herd.Units,
 		close: func() {
 			_ = client.Close()
@@ -96,15 +116,16 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 			}
 		},
 		tasks: []task{
-			watcher, toRedis, to, gpus,
-			&resources.Sampler{Root: "/", Herd: herd, Log: log},
+			watcher, toRedis, to, gpus, sampler,
 			&gpuhealth.Hardware{Root: "/", Container: config.IsContainer("/", os.Environ()), Log: log},
-			&web.Server{
-				Listen: conf.Monitor.Listen, Alive: alive, Metrics: metrics.Handler(), Log: log,
-				Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
-			},
+			server,
 		},
-	}, nil
+	}
+	if machine != nil {
+		server.Machine = machine
+		m.tasks = append(m.tasks, machine)
+	}
+	return m, nil
 }
 
 // summary is the line that systemctl status shows.

@@ -14,10 +14,10 @@ func TestReadyz(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]string{
 		"127.0.0.1:9720": "http://127.0.0.1:9720/readyz",
-		"0.0.0.0:80":     "http://127.0.0.1:80/readyz",
-		":80":            "http://127.0.0.1:80/readyz",
-		"[::]:80":        "http://[::1]:80/readyz",
-		"host:80":        "http://host:80/readyz",
+		"0.0.0.0:80":     "https://127.0.0.1:80/readyz",
+		":80":            "https://127.0.0.1:80/readyz",
+		"[::]:80":        "https://[::1]:80/readyz",
+		"host:80":        "https://host:80/readyz",
 	} {
 		if got, err := readyz(listen); err != nil || got != want {
 			t.Errorf("readyz(%q) = %q, %v; want %q", listen, got, err, want)
@@ -92,6 +92,11 @@ func TestAskMonitor(t *testing.T) {
 	}
 	if c := askMonitor(t.Context(), server.URL+"/ill"); c.OK || c.Detail != "the monitor is not ready: 503 Service Unavailable, redis: no answer; disk: full" {
 		t.Errorf("ill: %+v", c)
+	}
+	secure := httptest.NewTLSServer(mux)
+	defer secure.Close()
+	if c := askMonitor(t.Context(), secure.URL+"/ill"); c.OK || c.Detail != "the monitor is not ready: 503 Service Unavailable, redis: no answer; disk: full" {
+		t.Errorf("over TLS: %+v", c)
 	}
 	if c := askMonitor(t.Context(), "http://127.0.0.1:1/"); c.OK {
 		t.Errorf("nobody: %+v", c)

@@ -112,9 +112,10 @@ func hostPort(s string) error {
 	return nil
 }
 
-// loopback reports whether an address of Listen= can be reached from this
-// machine alone.
-func loopback(host string) bool {
+// Loopback reports whether the host of a Listen= can be reached from this
+// machine alone. A name other than localhost counts as one that others reach,
+// whatever it resolves to.
+func Loopback(host string) bool {
 	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	if host == "localhost" || host == "::1" {
 		return true

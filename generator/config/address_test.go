@@ -36,7 +36,7 @@ func TestLoopback(t *testing.T) {
 		"127.0.0.1": true, "127.255.0.9": true, "localhost": true, "[::1]": true, "[::ffff:127.0.0.1]": true,
 		"": false, "0.0.0.0": false, "[::]": false, "127.0.0": false, "127.0.0.256": false, "127.0.0.01": false, "127.0.0.1.example.org": false, "::": false, "gpu1": false,
 	} {
-		if got := loopback(host); got != want {
+		if got := Loopback(host); got != want {
 			t.Errorf("%q: %v", host, got)
 		}
 	}

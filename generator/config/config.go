@@ -69,7 +69,7 @@ type Redis struct {
 
 // Monitor is [Monitor].
 type Monitor struct {
-	Listen        string // host:port
+	Listen        string // host:port; see Loopback
 	MachineStatus bool   // also publish in the form of the PM2 machine
 }
 

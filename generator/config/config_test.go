@@ -76,6 +76,8 @@ func TestValues(t *testing.T) {
 		"zero":           {"", []string{"NUM_GPUS=0"}, func(c *Config) any { return c.GPU.Count }, 0, [2]string{}},
 		"most":           {"", []string{"NUM_GPUS=1024"}, func(c *Config) any { return c.GPU.Count }, 1024, [2]string{}},
 		"health port":    {"[Monitor]\nListen=[::1]:80", []string{"HEALTH_PORT=9000"}, func(c *Config) any { return c.Monitor.Listen }, "[::1]:9000", [2]string{"Monitor.Listen", "HEALTH_PORT of PID 1's environment"}},
+		"everywhere":     {"[Monitor]\nListen=:9720", nil, func(c *Config) any { return c.Monitor.Listen }, ":9720", [2]string{}},
+		"machine status": {"[Monitor]\nMachineStatus=yes", nil, func(c *Config) any { return c.Monitor.MachineStatus }, true, [2]string{"Monitor.MachineStatus", "x.conf:2"}},
 		"redis":          {"[Redis]\nURL=unix:///run/redis.sock", nil, func(c *Config) any { return c.Redis.URL }, "unix:///run/redis.sock", [2]string{}},
 		"hub redis":      {"", []string{"HUB_REDIS_URL=rediss://hub"}, func(c *Config) any { return c.Redis.URL }, "rediss://hub", [2]string{}},
 		"machine id":     {"[Redis]\nHost=a", []string{"MACHINE_ID=b"}, func(c *Config) any { return c.Redis.Host }, "b", [2]string{}},
@@ -142,8 +144,7 @@ func TestProblems(t *testing.T) {
 		"reserved":        {"[Environment]\nWORKER_ID=a", nil, "x.conf:2: WORKER_ID=: WORKER_ID is set for each worker by gpuherd; take it out", false},
 		"secret":          {"[Environment]\nPass=REDIS_URL", nil, "x.conf:2: Pass=: REDIS_URL may hold a password, which everyone could read in the unit; gpuherd hands it on as a credential; take it out", false},
 		"port":            {"[Monitor]\nListen=:65536", nil, `x.conf:2: Listen=: port "65536" is not a number from 0 to 65535; the default 127.0.0.1:9720 is used`, false},
-		"everywhere":      {"[Monitor]\nListen=0.0.0.0:9720", nil, `x.conf:2: Listen=: "0.0.0.0:9720" is no loopback address: others need a token and TLS, which are not available yet; write 127.0.0.1:9720; the default 127.0.0.1:9720 is used`, false},
-		"machine status":  {"[Monitor]\nMachineStatus=yes", nil, "x.conf:2: MachineStatus=: not available yet; the default no is used", false},
+		"machine status":  {"[Monitor]\nMachineStatus=perhaps", nil, `x.conf:2: MachineStatus=: "perhaps" is neither yes nor no; the default no is used`, false},
 		"redis port":      {"[Redis]\nURL=redis://:hunter2", nil, "x.conf:2: URL=: the port is no number from 1 to 65535; the default redis://127.0.0.1:6379/0 is used", false},
 		"no section":      {"Count=1", nil, "x.conf:1: Count= stands before any section; put it under a [Section] line", false},
 	}

@@ -40,7 +40,7 @@ var settings = []setting{
 	{Setting{"Redis", "Host", "", []string{"MACHINE_ID"}, ""}, setHost, nil},
 	{Setting{"Redis", "Prefix", "gpuherd", nil, ""}, setKeyPart(func(c *Config) *string { return &c.Redis.Prefix }), nil},
 	{Setting{"Monitor", "Listen", "127.0.0.1:9720", []string{"HEALTH_PORT"}, ""}, setListen, setPort},
-	{Setting{"Monitor", "MachineStatus", "no", nil, ""}, setMachineStatus, nil},
+	{Setting{"Monitor", "MachineStatus", "no", nil, ""}, setBool(func(c *Config) *bool { return &c.Monitor.MachineStatus }), nil},
 }
 
 func setCount(c *Config, value string) error {
@@ -192,9 +192,6 @@ func setListen(c *Config, value string) error {
 	if _, err := number(port, 0, 65535); err != nil {
 		return fmt.Errorf("port %w", err)
 	}
-	if !loopback(host) {
-		return fmt.Errorf("%s is no loopback address: others need a token and TLS, which are not available yet; write 127.0.0.1:%s", quote(value), port)
-	}
 	c.Monitor.Listen = value
 	return nil
 }
@@ -206,18 +203,6 @@ func setPort(c *Config, value string) error {
 	}
 	host := c.Monitor.Listen[:strings.LastIndexByte(c.Monitor.Listen, ':')]
 	return setListen(c, host+":"+value)
-}
-
-func setMachineStatus(c *Config, value string) error {
-	b, err := unitfile.ParseBool(value)
-	if err != nil {
-		return notBool(value)
-	}
-	if b {
-		return errors.New("not available yet")
-	}
-	c.Monitor.MachineStatus = false
-	return nil
 }
 
 // quote makes a value fit for a message: short and without control characters.

@@ -121,11 +121,13 @@ func (p *pending) requeue(flight []state.Event, has, acked uint64, atUS int64) {
 }
 
 // raise adds to the restarts of waiting events what a seed has shown them to
-// lack.
+// lack. Others hold the events, too, so each is replaced and not changed.
 func (p *pending) raise(by map[string]uint64) {
 	for i := range p.events {
-		if e, ok := p.events[i].Data.(*state.UnitEvent); ok {
-			e.Restarts += by[e.Name]
+		if e, ok := p.events[i].Data.(*state.UnitEvent); ok && by[e.Name] > 0 {
+			raised := *e
+			raised.Restarts += by[e.Name]
+			p.events[i].Data = &raised
 		}
 	}
 }

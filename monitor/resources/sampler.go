@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"gpuherd/monitor/state"
@@ -16,7 +17,13 @@ const Every = 5 * time.Second
 // state.Herd.
 type Herd interface {
 	ControlGroups() map[string]string
-	Use(unit string, f state.Figures)
+	Use(map[string]state.Figures)
+}
+
+// A Sample is what a unit used when the Sampler looked last.
+type Sample struct {
+	Usage
+	Err error // why there is none; ErrNotAvailable where the unit does not run
 }
 
 // A Sampler reads the figures of all units now and then.
@@ -26,11 +33,20 @@ type Sampler struct {
 	Herd  Herd
 	Log   *slog.Logger
 
-	said map[string]string // the last error by unit, so that each is logged once
+	last atomic.Pointer[map[string]Sample]
 }
 
 // String names the task.
 func (s *Sampler) String() string { return "resource sampler" }
+
+// Samples returns the last Sample of each unit by name. The map is for reading
+// only.
+func (s *Sampler) Samples() map[string]Sample {
+	if last := s.last.Load(); last != nil {
+		return *last
+	}
+	return nil
+}
 
 // Run samples until ctx ends, and returns nil then.
 func (s *Sampler) Run(ctx context.Context) error {
@@ -40,8 +56,10 @@ func (s *Sampler) Run(ctx context.Context) error {
 	}
 	t := time.NewTicker(every)
 	defer t.Stop()
+	r := newReader(s.Root, affordable())
+	defer r.close()
 	for {
-		s.sample()
+		s.sample(r)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -50,17 +68,25 @@ func (s *Sampler) Run(ctx context.Context) error {
 	}
 }
 
-func (s *Sampler) sample() {
-	said := map[string]string{}
-	for unit, group := range s.Herd.ControlGroups() {
-		u, err := Read(s.Root, group)
+func (s *Sampler) sample(r *reader) {
+	before := s.Samples()
+	groups := s.Herd.ControlGroups()
+	samples := make(map[string]Sample, len(groups))
+	figures := make(map[string]state.Figures, len(groups))
+	asked := make(map[string]bool, len(groups))
+	for unit, group := range groups {
+		asked[group] = true
+		u, err := r.usage(group)
 		if err != nil && !errors.Is(err, ErrNotAvailable) {
-			said[unit] = err.Error()
-			if s.said[unit] != said[unit] {
+			// Each error once, not every few seconds.
+			if old := before[unit].Err; old == nil || old.Error() != err.Error() {
 				s.Log.Warn("no resource figures", "unit", unit, "error", err)
 			}
 		}
-		s.Herd.Use(unit, state.Figures{Memory: u.MemoryBytes, MemoryPeak: u.MemoryPeakBytes, MemoryMax: u.MemoryMaxBytes, CPUNS: u.CPUNS})
+		samples[unit] = Sample{u, err}
+		figures[unit] = state.Figures{Memory: u.MemoryBytes, MemoryPeak: u.MemoryPeakBytes, MemoryMax: u.MemoryMaxBytes, CPUNS: u.CPUNS}
 	}
-	s.said = said
+	r.only(asked)
+	s.last.Store(&samples)
+	s.Herd.Use(figures)
 }

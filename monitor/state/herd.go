@@ -226,24 +226,27 @@ type Figures struct {
 	Memory, MemoryPeak, MemoryMax, CPUNS *uint64
 }
 
-// Use takes what a unit uses now. It makes no event.
-func (h *Herd) Use(name string, f Figures) {
+// Use takes what units use now, by name. It makes no event, and one Delta of
+// all that changed.
+func (h *Herd) Use(figures map[string]Figures) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m, ok := h.units[name]
-	if !ok {
-		return
+	var d Delta
+	for _, name := range slices.Sorted(maps.Keys(figures)) {
+		m, ok := h.units[name]
+		if !ok {
+			continue
+		}
+		f, before := figures[name], m.unit
+		m.unit.MemoryBytes, m.unit.MemoryPeakBytes, m.unit.CPUNS = f.Memory, f.MemoryPeak, f.CPUNS
+		if f.MemoryMax != nil {
+			m.unit.MemoryMaxBytes = f.MemoryMax
+		}
+		if !reflect.DeepEqual(m.unit, before) {
+			d.Units = append(d.Units, m.unit)
+		}
 	}
-	u := m.unit
-	u.MemoryBytes, u.MemoryPeakBytes, u.CPUNS = f.Memory, f.MemoryPeak, f.CPUNS
-	if f.MemoryMax != nil {
-		u.MemoryMaxBytes = f.MemoryMax
-	}
-	if reflect.DeepEqual(u, m.unit) {
-		return
-	}
-	m.unit = u
-	h.send(Delta{Units: []Unit{u}})
+	h.send(d)
 }
 
 // Snapshot sends everything, with an event of type snapshot.

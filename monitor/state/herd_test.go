@@ -240,9 +240,9 @@ func TestFigures(t *testing.T) {
 		t.Errorf("control group is %s", got)
 	}
 	told.deltas = nil
-	h.Use("a.service", Figures{Memory: &n, CPUNS: &n})
-	h.Use("a.service", Figures{Memory: &n, CPUNS: &n})
-	h.Use("nobody.service", Figures{Memory: &n})
+	h.Use(map[string]Figures{"a.service": {Memory: &n, CPUNS: &n}})
+	h.Use(map[string]Figures{"a.service": {Memory: &n, CPUNS: &n}})
+	h.Use(map[string]Figures{"nobody.service": {Memory: &n}})
 	if len(told.deltas) != 1 || len(told.deltas[0].Units) != 1 || len(told.deltas[0].Events) != 0 {
 		t.Errorf("told %+v", told.deltas)
 	}

@@ -11,6 +11,7 @@ import (
 	"gpuherd/monitor/bus"
 	"gpuherd/monitor/gpuhealth"
 	"gpuherd/monitor/relay"
+	"gpuherd/monitor/resources"
 	"gpuherd/monitor/state"
 )
 
@@ -23,12 +24,15 @@ type Sources struct {
 	XIDs    func() []gpuhealth.XIDErrors
 	Bus     func() bus.Stats
 	Relay   func() relay.Stats
+	Samples func() map[string]resources.Sample
+	Feed    func() FeedStats
 }
 
 // Metrics holds the monitor's own registry.
 type Metrics struct {
 	registry *prometheus.Registry
 	write    prometheus.Histogram
+	failures *failures
 }
 
 // NewMetrics returns the metrics of s.
@@ -40,10 +44,14 @@ func NewMetrics(s Sources) *Metrics {
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .05, .25, 1, 5},
 		}),
 	}
-	m.registry.MustRegister(m.write, collector{s},
+	m.failures = newFailures()
+	m.registry.MustRegister(m.write, collector{s}, usage{s}, m.failures,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
+
+// Push counts what a Delta tells. It is a sink of a state.Herd.
+func (m *Metrics) Push(d state.Delta) { m.failures.push(d) }
 
 // ObserveWrite takes how long a write to Redis took.
 func (m *Metrics) ObserveWrite(seconds float64) { m.write.Observe(seconds) }
@@ -61,7 +69,8 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	unitLabels = []string{"unit", "service", "instance", "gpu"}
+	// Not instance: Prometheus has its own label of that name.
+	unitLabels = []string{"unit", "service", "gpu"}
 
 	buildInfo = describe("build_info", "Always 1; the version is a label.", "version")
 
@@ -96,6 +105,15 @@ var (
 	epoch          = describe("monitor_epoch", "Count of the monitor's starts.")
 )
 
+// labels returns the values of unitLabels.
+func labels(u state.Unit) []string {
+	gpu := ""
+	if u.GPU != nil {
+		gpu = strconv.Itoa(*u.GPU)
+	}
+	return []string{u.Name, u.Service, gpu}
+}
+
 // A collector reads the sources at each scrape.
 type collector struct{ Sources }
 
@@ -121,10 +139,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(buildInfo, 1, c.Version)
 	for _, u := range c.Units() {
-		labels := []string{u.Name, u.Service, u.Instance, ""}
-		if u.GPU != nil {
-			labels[3] = strconv.Itoa(*u.GPU)
-		}
+		labels := labels(u)
 		gauge(unitActive, number(u.Active == "active"), labels...)
 		gauge(unitFailed, number(u.Active == "failed"), labels...)
 		counter(unitRestarts, u.Restarts, labels...)

@@ -1,43 +1,43 @@
-// Package web is the monitor's HTTP: whether it is alive and ready, and its
-// metrics. It serves loopback addresses only.
+// Package web is the monitor's HTTP: whether it is alive and ready, its
+// metrics, and the herd as JSON and as server-sent events.
+//
+// A loopback address is open to the machine. Any other is served with TLS and
+// to those with a token, or not at all. Nothing here asks D-Bus, Redis or the
+// kernel: all answers come from what the monitor knows.
 package web
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"time"
-)
 
-// A Check is one thing that the monitor needs.
-type Check struct {
-	Name  string
-	Ready func() error // nil while it is as it should be
-}
+	"gpuherd/monitor/resources"
+)
 
 // A Server serves until its context ends. An address that cannot be had yet is
 // tried again: HTTP is never a reason for the monitor to end.
 type Server struct {
-	Listen  string // host:port
+	Listen      string // host:port
+	Credentials string // folder of the service's credentials; "": none
+
 	Alive   func() error
 	Checks  []Check
 	Metrics http.Handler
+	Feed    *Feed
+	About   func() About
+	Samples func() map[string]resources.Sample
+	Machine Machine // nil: no answers in the form of the PM2 machine
 	Log     *slog.Logger
+
+	limits limits // zero: defaultLimits
 }
 
-// Times that one request and one connection may take.
 const (
-	headerTimeout = 5 * time.Second
-	readTimeout   = 10 * time.Second
-	writeTimeout  = 30 * time.Second
-	idleTimeout   = 60 * time.Second
-	closeTimeout  = 2 * time.Second
-	maxHeader     = 16 << 10 // bytes
-
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
 )
@@ -47,17 +47,17 @@ func (s *Server) String() string { return "HTTP server" }
 
 // Run serves until ctx ends, and returns nil then.
 func (s *Server) Run(ctx context.Context) error {
-	if err := loopback(s.Listen); err != nil {
+	a, err := newAccess(s.Listen, s.Credentials)
+	if err != nil {
 		s.Log.Error("no HTTP", "error", err)
 		<-ctx.Done()
-		return nil
+		return nil //nolint:nilerr // the rest of the monitor runs on
 	}
 	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
-		var conf net.ListenConfig
-		l, err := conf.Listen(ctx, "tcp", s.Listen)
+		l, err := a.listen(ctx, s.Listen)
 		if err == nil {
-			s.Log.Info("serving HTTP", "address", l.Addr().String())
-			if err = s.Serve(ctx, l); err == nil {
+			s.Log.Info("serving HTTP", "address", l.Addr().String(), "tls", a.tls != nil)
+			if err = s.serve(ctx, l, a); err == nil {
 				return nil
 			}
 			delay = firstRetry
@@ -74,14 +74,39 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 }
 
-// Serve serves on l until ctx ends, and returns nil then.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	server := &http.Server{
-		Handler:           s.Handler(),
-		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout,
-		WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
+// listen opens the address. Without TLS it has to be a loopback one, also where
+// localhost has been made another.
+func (a access) listen(ctx context.Context, address string) (net.Listener, error) {
+	var conf net.ListenConfig
+	l, err := conf.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
 	}
+	if at, ok := l.Addr().(*net.TCPAddr); a.tls == nil && (!ok || !at.IP.IsLoopback()) {
+		_ = l.Close()
+		return nil, fmt.Errorf("%s is %s here, which others can reach", address, l.Addr())
+	}
+	return l, nil
+}
+
+// serve serves on l until ctx ends, and returns nil then.
+func (s *Server) serve(ctx context.Context, l net.Listener, a access) error {
+	bounds := s.bounds()
+	l = limit(l, bounds.connections)
+	if a.tls != nil {
+		l = tls.NewListener(l, a.tls)
+	}
+	server := &http.Server{
+		Handler:           s.handler(a),
+		ReadHeaderTimeout: bounds.header, ReadTimeout: bounds.read,
+		WriteTimeout: bounds.write, IdleTimeout: bounds.idle, MaxHeaderBytes: bounds.headerBytes,
+		ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), // any port scan would fill the journal
+		// The requests of a stream end with ctx; one connection is one request
+		// at a time, so that the limits hold.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		Protocols:   new(http.Protocols),
+	}
+	server.Protocols.SetHTTP1(true)
 	stopped := make(chan struct{})
 	done := make(chan struct{})
 	go func() {
@@ -90,7 +115,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		case <-ctx.Done():
 		case <-done:
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bounds.close)
 		defer cancel()
 		if server.Shutdown(ctx) != nil {
 			_ = server.Close()
@@ -105,47 +130,28 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// Handler returns what is served.
-func (s *Server) Handler() http.Handler {
+// handler returns what is served.
+func (s *Server) handler(a access) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, []Check{{Name: "loop", Ready: s.Alive}})
+	mux.HandleFunc("GET /healthz", probe(a, Check{Name: "loop", Ready: s.Alive}))
+	mux.HandleFunc("GET /readyz", probe(a, s.Checks...))
+	mux.HandleFunc("GET /metrics", a.guard(s.Metrics.ServeHTTP))
+	s.api(mux, a)
+	if s.Machine != nil {
+		s.machine(mux, a)
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		fail(w, http.StatusNotFound, "there is nothing here; see gpuherd-api(7)")
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, s.Checks)
-	})
-	mux.Handle("GET /metrics", s.Metrics)
-	return mux
+	if a.tls == nil {
+		return readsOnly(localNames(mux))
+	}
+	return readsOnly(a.briefly(mux))
 }
 
-// answer writes a line for each check, and 503 where one fails.
-func answer(w http.ResponseWriter, checks []Check) {
-	status, body := http.StatusOK, ""
-	for _, c := range checks {
-		if err := c.Ready(); err != nil {
-			status = http.StatusServiceUnavailable
-			body += fmt.Sprintf("%s: %v\n", c.Name, err)
-			continue
-		}
-		body += c.Name + ": ok\n"
+func (s *Server) bounds() limits {
+	if s.limits == (limits{}) {
+		return defaultLimits()
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = w.Write([]byte(body))
-}
-
-// loopback says why an address cannot be served.
-func loopback(listen string) error {
-	host, _, err := net.SplitHostPort(listen)
-	if err != nil {
-		return fmt.Errorf("[Monitor] Listen=%s: %w; write HOST:PORT", listen, err)
-	}
-	if host == "localhost" {
-		return nil
-	}
-	if addr, err := netip.ParseAddr(host); err == nil && addr.Unmap().IsLoopback() {
-		return nil
-	}
-	return fmt.Errorf("[Monitor] Listen=%s is no loopback address: others need a token and TLS, which are not available yet; write 127.0.0.1:PORT", listen)
+	return s.limits
 }

@@ -47,6 +47,7 @@ type hardware struct {
 var anywhere = []string{
 	"TestDropInShows", "TestUnitsVerify", "TestGPUsAreTold", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
 	"TestBrokenServiceFile", "TestConfigurationErrorsFail", "TestRedisAway",
+	"TestUnitsAreMeasured", "TestMonitorIsConfined",
 }
 
 // withGPUs is the configuration of a machine with GPUs, on which probes run.
