@@ -25,7 +25,7 @@ const patience = 2 * time.Minute
 //
 // The prompt's ID is the job's where that is a UUID in lower case, else the
 // version 5 UUID of "gpuherd:" and the job's ID in the namespace for URLs:
-// since 0.37 or so ComfyUI takes nothing else. By that ID a worker that was
+// newer versions of ComfyUI take nothing else. By that ID a worker that was
 // restarted finds what its predecessor posted, waiting, at work or finished,
 // and goes on with it. A finished one counts if it succeeded, with the same
 // payload; else it is posted anew.

@@ -29,8 +29,8 @@ type PromptIDs int
 // What versions do with it.
 const (
 	UUIDs PromptIDs = iota // refused unless it is a UUID in lower case
-	Any                    // taken as it is, by versions before 0.37 or so
-	Own                    // not looked at, by those before 0.3.45 or so
+	Any                    // taken as it is, by older versions
+	Own                    // not looked at, by the oldest
 )
 
 // A Server is one ComfyUI at one address, through all its restarts.
