@@ -499,7 +499,7 @@ func TestHTTPJobs(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		payload, _ := io.ReadAll(r.Body)
 		if string(payload) == "bad" {
-			http.Error(w, "it is bad", 422)
+			http.Error(w, "it is bad", http.StatusUnprocessableEntity)
 			return
 		}
 		_, _ = fmt.Fprintf(w, "%s %s %s", r.Header.Get("Job-Id"), r.Header.Get("Job-Attempt"), payload)

@@ -217,7 +217,7 @@ func TestComfyUIAdopts(t *testing.T) {
 		runs    int
 	}{
 		"what runs": {
-			before: func(t *testing.T, srv *comfytest.Server, e *ComfyUI) {
+			before: func(t *testing.T, _ *comfytest.Server, e *ComfyUI) {
 				post(t, e, "j", held(1))
 				eventually(t, "running", at(t, e, "j", running))
 			},
@@ -226,7 +226,7 @@ func TestComfyUIAdopts(t *testing.T) {
 			posts:   1, runs: 1,
 		},
 		"what waits": {
-			before: func(t *testing.T, srv *comfytest.Server, e *ComfyUI) {
+			before: func(t *testing.T, _ *comfytest.Server, e *ComfyUI) {
 				post(t, e, "stranger", held(2))
 				post(t, e, "j", held(1))
 			},
@@ -235,7 +235,7 @@ func TestComfyUIAdopts(t *testing.T) {
 			posts:   2, runs: 2,
 		},
 		"what has finished": {
-			before: func(t *testing.T, srv *comfytest.Server, e *ComfyUI) {
+			before: func(t *testing.T, _ *comfytest.Server, e *ComfyUI) {
 				post(t, e, "j", loader)
 				eventually(t, "finished", at(t, e, "j", ended))
 			},
@@ -252,7 +252,7 @@ func TestComfyUIAdopts(t *testing.T) {
 			payload: held(1), posts: 2, runs: 2,
 		},
 		"not what its predecessor interrupts": {
-			before: func(t *testing.T, srv *comfytest.Server, e *ComfyUI) {
+			before: func(t *testing.T, _ *comfytest.Server, e *ComfyUI) {
 				post(t, e, "j", held(1))
 				eventually(t, "running", at(t, e, "j", running))
 			},
@@ -269,14 +269,14 @@ func TestComfyUIAdopts(t *testing.T) {
 			posts: 2, runs: 2,
 		},
 		"not another payload that has finished": {
-			before: func(t *testing.T, srv *comfytest.Server, e *ComfyUI) {
+			before: func(t *testing.T, _ *comfytest.Server, e *ComfyUI) {
 				post(t, e, "j", flow("CheckpointLoaderSimple", map[string]any{"ckpt_name": "sd15.safetensors"}))
 				eventually(t, "finished", at(t, e, "j", ended))
 			},
 			payload: loader, posts: 2, runs: 2,
 		},
 		"not another payload that runs": {
-			before: func(t *testing.T, srv *comfytest.Server, e *ComfyUI) {
+			before: func(t *testing.T, _ *comfytest.Server, e *ComfyUI) {
 				post(t, e, "j", held(9))
 				eventually(t, "running", at(t, e, "j", running))
 			},

@@ -51,8 +51,8 @@ func httpDriver(t *testing.T, kind string) (Executor, []byte, func()) {
 	handler := map[string]http.HandlerFunc{
 		"succeed":  func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "fine") },
 		"progress": stream(`{"progress":50}`+"\n", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, `{"result":"fine"}`) }),
-		"fail":     func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oops", 500) },
-		"refuse":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oops", 422) },
+		"fail":     func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oops", http.StatusInternalServerError) },
+		"refuse":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oops", http.StatusUnprocessableEntity) },
 		"big":      func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, queue.MaxPayload+1)) },
 		"hang":     stream(`{"progress":1}`+"\n", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }),
 		"die":      stream(`{"progress":1}`+"\n", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }),

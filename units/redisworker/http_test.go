@@ -59,7 +59,7 @@ func TestHTTPStatuses(t *testing.T) {
 func TestHTTPErrorIsTheBodysFirstLine(t *testing.T) {
 	t.Parallel()
 	o, _ := answers(t, Attempt{ID: "j"}, func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(500)
+		w.WriteHeader(http.StatusInternalServerError)
 		fmt.Fprint(w, " bad\x1b[2J thing \r\nline two\n"+strings.Repeat("x", 10000))
 	})
 	if want := "500 Internal Server Error: bad\uFFFD[2J thing"; o.Error != want || len(o.Stderr) > stderrTail || !strings.Contains(o.Stderr, "line two") {
@@ -167,14 +167,14 @@ func TestRetryAfter(t *testing.T) {
 	}
 	o, _ := answers(t, Attempt{ID: "j"}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "7")
-		w.WriteHeader(503)
+		w.WriteHeader(http.StatusServiceUnavailable)
 	})
 	if o.Verdict != Failed || o.Delay != 7*time.Second {
 		t.Errorf("outcome %+v", o)
 	}
 	o, _ = answers(t, Attempt{ID: "j"}, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "7")
-		w.WriteHeader(400)
+		w.WriteHeader(http.StatusBadRequest)
 	})
 	if o.Verdict != Permanent || o.Delay != 0 {
 		t.Errorf("outcome %+v", o)

@@ -174,6 +174,7 @@ func (p *process) prompt(i *item) (*record, error) {
 
 	x := &execution{process: p, item: i, states: map[string]*nodeState{}}
 	executed := []string{}
+nodes:
 	for _, output := range i.outputs {
 		for _, id := range append(upstream(i.workflow, output), output) {
 			if slices.Contains(executed, id) {
@@ -198,8 +199,7 @@ func (p *process) prompt(i *item) (*record, error) {
 			}
 			if err != nil {
 				r.Status.Str, r.Status.Completed = "error", false
-				p.setNode(i.client, "")
-				return r, nil
+				break nodes
 			}
 			executed = append(executed, id)
 			if ui != nil {
@@ -208,7 +208,9 @@ func (p *process) prompt(i *item) (*record, error) {
 			}
 		}
 	}
-	message("execution_success", map[string]any{})
+	if r.Status.Completed {
+		message("execution_success", map[string]any{})
+	}
 	p.setNode(i.client, "")
 	return r, nil
 }

@@ -80,7 +80,8 @@ func (s *Server) URL() string { return "http://" + s.address }
 // Start begins to listen, as ComfyUI does once its nodes are loaded.
 func (s *Server) Start() {
 	s.t.Helper()
-	l, err := net.Listen("tcp", s.address)
+	var c net.ListenConfig
+	l, err := c.Listen(s.t.Context(), "tcp", s.address)
 	if err != nil {
 		s.t.Fatal(err)
 	}
