@@ -259,7 +259,7 @@ func (r *Result) count(root string) {
 			r.decide(plan.KindGPU, g.Address(), plan.Used, "simulated GPU %d", g.Index)
 		}
 	default:
-		file, key, line := splitOrigin(origin)
+		file, line, key := config.Place(origin, "Count")
 		r.Problems = append(r.Problems, &unitfile.Problem{
 			File: file, Line: line, Key: key, Warning: true,
 			Msg: fmt.Sprintf("%d GPUs are wanted, %d found", want, len(r.Found)),
@@ -303,21 +303,6 @@ func (r *Result) Quiet() string {
 		return "no service file runs on a GPU"
 	}
 	return "no service runs on a GPU: " + strings.Join(off, "; ")
-}
-
-// splitOrigin takes "file:3" and "NAME of PID 1's environment" apart for a
-// Problem.
-func splitOrigin(origin string) (file, key string, line int) {
-	if i := strings.LastIndexByte(origin, ':'); i > 0 {
-		if n := atoi(origin[i+1:]); n > 0 {
-			return origin[:i], "Count", n
-		}
-	}
-	if name, where, ok := strings.Cut(origin, " "); ok {
-		where = strings.TrimPrefix(strings.TrimPrefix(where, "of "), "on the ")
-		return where, name, 0
-	}
-	return origin, "Count", 0
 }
 
 func atoi(s string) int {

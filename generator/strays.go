@@ -11,10 +11,17 @@ import (
 	"gpuherd/generator/unitfile"
 )
 
-// misnamed are endings of files that were meant to be read, but are not.
-var misnamed = []string{
-	"automount", "cfg", "config", "conf", "conff", "cnf", "mount", "path", "servcie", "servce", "servics", "services", "serivce", "sevice", "slice",
-	"socket", "srevice", "svc", "target", "timer",
+// misnamed are endings of files that were meant to be read, but are not, beside
+// those that are spelled nearly right.
+var misnamed = []string{"automount", "cfg", "mount", "path", "slice", "socket", "svc", "target", "timer"}
+
+// looksMeant reports whether a file was meant to be read for its name.
+func looksMeant(name string) bool {
+	ending := strings.ToLower(strings.TrimPrefix(path.Ext(name), "."))
+	if strings.HasSuffix(ending, "~") {
+		return false // an editor's copy
+	}
+	return slices.Contains(misnamed, ending) || unitfile.Nearest(ending, []string{"service", "conf"}) != ""
 }
 
 // Strays returns warnings of files and folders below root that stand where
@@ -26,12 +33,9 @@ func Strays(root string) unitfile.Problems {
 	stray := func(file, msg, fix string) {
 		problems = append(problems, &unitfile.Problem{File: file, Msg: msg, Fix: fix, Warning: true})
 	}
-	looksMeant := func(name string) bool {
-		return slices.Contains(misnamed, strings.ToLower(strings.TrimPrefix(path.Ext(name), ".")))
-	}
 	dropIns := func(dir string) {
 		for _, f := range list(root, dir) {
-			if !strings.HasSuffix(f.Name, ".conf") && (looksMeant(f.Name) || strings.HasSuffix(f.Name, ".service")) {
+			if !strings.HasSuffix(f.Name, ".conf") && looksMeant(f.Name) {
 				stray(f.Path, "is not read: its name does not end in .conf", "rename it")
 			}
 		}
@@ -57,7 +61,7 @@ func Strays(root string) unitfile.Problems {
 					fix = "did you mean " + near + ".service.d?"
 				}
 				stray(f.Path, "is not read: there is no service "+name, fix)
-			case looksMeant(f.Name):
+			case !strings.HasSuffix(f.Name, ".service") && looksMeant(f.Name):
 				fix := "rename it"
 				if strings.HasSuffix(f.Name, ".conf") {
 					fix = "changes to a service go to NAME.service.d/" + f.Name

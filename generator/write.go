@@ -134,10 +134,10 @@ func (w *writer) link(name, target string) error {
 
 // enter returns the folder of that name, and makes it where it is missing.
 func (w *writer) enter(name string) (*os.Root, error) {
-	switch {
-	case name == ".":
+	switch name {
+	case ".":
 		return w.root, nil
-	case name == w.name:
+	case w.name:
 		return w.folder, nil
 	}
 	if err := w.dir(name); err != nil {

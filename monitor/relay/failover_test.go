@@ -1,13 +1,105 @@
 package relay
 
 import (
+	"context"
 	"errors"
+	"reflect"
+	"slices"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"gpuherd/monitor/state"
 	"gpuherd/units/queue/redistest"
 )
+
+// load lets units crash and start again until the function it returns is
+// called.
+func (m *monitor) load(names ...string) (stop func()) {
+	ctx, cancel := context.WithCancel(m.t.Context())
+	var done sync.WaitGroup
+	done.Go(func() {
+		for n := 1; ctx.Err() == nil; n++ {
+			for _, name := range names {
+				m.crash(name, n)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
+	return func() { cancel(); done.Wait() }
+}
+
+// more waits until n events have come about since the call.
+func (m *monitor) more(n uint64) {
+	m.t.Helper()
+	from := m.herd.Seq()
+	eventually(m.t, "the herd goes on", func() bool { return m.herd.Seq() >= from+n })
+}
+
+// converged waits until Redis has what the herd has, and checks the way there:
+// every event once and in order, or told by a gap.
+func (m *monitor) converged(c redis.UniversalClient) {
+	m.t.Helper()
+	m.t.Cleanup(func() {
+		if m.t.Failed() {
+			m.t.Logf("herd at %d, relay %+v, %v", m.herd.Seq(), m.relay.Stats(), m.relay.Ready())
+		}
+	})
+	eventually(m.t, "the state in Redis is that of the herd", func() bool {
+		s := m.relay.Stats()
+		if !s.Connected || s.Pending > 0 {
+			return false
+		}
+		raw, err := c.HGetAll(m.t.Context(), "gpuherd:{box}:units").Result()
+		if err != nil {
+			return false
+		}
+		want := map[string]string{}
+		for _, u := range m.herd.Units() {
+			want[u.Name] = encode(u)
+		}
+		last, err := c.XRevRangeN(m.t.Context(), "gpuherd:{box}:events", "+", "-", 1).Result()
+		return err == nil && len(last) == 1 && reflect.DeepEqual(raw, want) && last[0].Values["seq"] == strconv.FormatUint(m.herd.Seq(), 10)
+	})
+	all := events(m.t, c)
+	all = all[slices.IndexFunc(all, func(e entry) bool { return e.Epoch == m.relay.Stats().Epoch }):]
+	inOrder(m.t, all)
+	if first, last := all[0], all[len(all)-1]; first.Seq != 1+first.lost() || last.Epoch != first.Epoch {
+		m.t.Errorf("the stream begins with %+v and ends with %+v", first, last)
+	}
+}
+
+// The primary is killed while units crash; where it has replicas, one of them
+// takes its place, and may lack what the primary had confirmed.
+func primaryDies(t *testing.T, d *redistest.Deployment) {
+	c := d.Admin(t)
+	m := newMonitor(t, d, bootA, 1)
+	m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1), m.at("w@1.service", "active", "running", 1)}, "connected")
+	m.run()
+	m.drained()
+	stop := m.load("w@0.service", "w@1.service")
+	defer stop()
+	m.more(100)
+	primary := d.Primary("gpuherd:{box}:events")
+	primary.Kill()
+	eventually(t, "it is noticed", func() bool { return m.relay.Ready() != nil })
+	m.more(100)
+	if len(d.Servers) > 1 {
+		eventually(t, "another takes its place", func() bool { return m.relay.Ready() == nil })
+	}
+	primary.Restart()
+	eventually(t, "Redis takes writes", func() bool { return m.relay.Ready() == nil })
+	m.more(100)
+	stop()
+	m.converged(c)
+}
 
 // underLoad runs a monitor whose units crash all the time, lets change do
 // something to Redis in between, and wants nothing lost that is not told.
@@ -85,7 +177,7 @@ func TestSentinelUnderLoad(t *testing.T) {
 	})
 	t.Run("a Sentinel dies", func(t *testing.T) {
 		empty(t, s.Admin(t))
-		underLoad(t, &s.Deployment, func(m *monitor) {
+		underLoad(t, &s.Deployment, func(*monitor) {
 			s.Sentinels[1].Kill()
 			s.Failover()
 			s.Sentinels[1].Restart()

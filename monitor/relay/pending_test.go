@@ -9,8 +9,8 @@ import (
 	"gpuherd/monitor/state"
 )
 
-// told writes events as their numbers, and gaps as what they stand for.
-func told(events []state.Event) (all []string) {
+// numbers writes events as their numbers, and gaps as what they stand for.
+func numbers(events []state.Event) (all []string) {
 	for _, e := range events {
 		if g, ok := e.Data.(*state.GapEvent); ok {
 			all = append(all, fmt.Sprintf("%d-%d(%d) %s", g.FromSeq, g.ToSeq, g.Count, g.Reason))
@@ -60,7 +60,7 @@ func TestRequeue(t *testing.T) {
 			p := newPending(10)
 			p.events, p.dropped = tt.queued, 100
 			p.requeue(tt.flight, tt.has, tt.acked, 1)
-			if diff := cmp.Diff(tt.want, told(p.events)); diff != "" {
+			if diff := cmp.Diff(tt.want, numbers(p.events)); diff != "" {
 				t.Errorf("what waits (-want +got):\n%s", diff)
 			}
 			if p.dropped != tt.dropped {

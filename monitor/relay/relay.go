@@ -121,7 +121,7 @@ type Relay struct {
 	reason  string
 	fenced  bool
 	errors  map[string]uint64 // failed calls, by reason
-	told    map[string]bool   // troubles that the log has heard of since Redis last took a write
+	logged  map[string]bool   // troubles that the log has heard of since Redis last took a write
 
 	written, batches atomic.Uint64
 
@@ -163,7 +163,7 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 		pending: newPending(cfg.Capacity),
 		problem: errors.New("not connected to Redis yet"),
 		errors:  noFailures(),
-		told:    map[string]bool{},
+		logged:  map[string]bool{},
 
 		every:    heartbeatEvery,
 		reassert: time.NewTimer(cfg.Reassert),
@@ -254,8 +254,8 @@ func (r *Relay) failed(err error) {
 		r.problem = fmt.Errorf("%w; this one ends %v after it noticed", err, r.cfg.FencedFor)
 	}
 	r.errors[reason]++
-	known := r.told[trouble]
-	r.told[trouble] = true
+	known := r.logged[trouble]
+	r.logged[trouble] = true
 	waiting, epoch := r.pending.len(), r.epoch
 	r.mu.Unlock()
 	switch {
@@ -286,7 +286,7 @@ func (r *Relay) serve(ctx context.Context, back *redisclient.Backoff) error {
 		r.mu.Lock()
 		first := r.problem != nil
 		r.problem, r.reason = nil, ""
-		clear(r.told)
+		clear(r.logged)
 		r.mu.Unlock()
 		if first {
 			r.log.Info("writing to Redis", "epoch", r.Stats().Epoch)

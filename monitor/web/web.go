@@ -51,7 +51,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		s.Log.Error("no HTTP", "error", err)
 		<-ctx.Done()
-		return nil //nolint:nilerr // the rest of the monitor runs on
+		return nil
 	}
 	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
 		l, err := a.listen(ctx, s.Listen)
@@ -63,7 +63,7 @@ func (s *Server) Run(ctx context.Context) error {
 			delay = firstRetry
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to end, it may not even have listened
 		}
 		s.Log.Warn("no HTTP, trying again", "error", err, "in", delay)
 		select {

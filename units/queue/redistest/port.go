@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"context"
 	"math/rand/v2"
 	"net"
 	"strconv"
@@ -40,7 +41,8 @@ func freePort(tb testing.TB) int {
 }
 
 func free(port int) bool {
-	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	var listen net.ListenConfig
+	l, err := listen.Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		return false
 	}
