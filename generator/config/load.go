@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"gpuherd/generator/rootfs"
@@ -206,10 +205,9 @@ func (l *loader) executor() {
 	if w.Executor == "exec" || w.URL != "" {
 		return
 	}
-	file, line, _ := strings.Cut(l.config.Origin("Worker.Executor"), ":")
-	n, _ := strconv.Atoi(line)
+	file, line, key := Place(l.config.Origin("Worker.Executor"), "Executor")
 	l.problem(&unitfile.Problem{
-		File: file, Line: n, Key: "Executor",
+		File: file, Line: line, Key: key,
 		Msg: fmt.Sprintf("the executor %s needs URL=, and no job is run without", w.Executor),
 		Fix: "write URL=http://127.0.0.1:818%i/, say: %i is the index of the GPU",
 	})
