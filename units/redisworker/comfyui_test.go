@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"gpuherd/units/queue"
 	"gpuherd/units/redisworker/comfytest"
 )
 
@@ -99,97 +97,6 @@ func at(t *testing.T, e *ComfyUI, job string, want place) func() bool {
 
 func saved(id string) string {
 	return fmt.Sprintf(`{"prompt_id":%q,"outputs":{"2":{"images":[{"filename":"fine_00001_.png","subfolder":"","type":"output"}]}}}`, id)
-}
-
-func TestComfyUIPosts(t *testing.T) {
-	t.Parallel()
-	srv, e := comfyUp(t)
-	body := []byte(`{"prompt": ` + string(loader) + `, "number": 7, "prompt_id": "x", "client_id": "x", "extra_data": {"extra_pnginfo": {"a": 1}}}`)
-	o := e.Run(t.Context(), Attempt{ID: jobID, Payload: body}, func(string) {})
-	if diff := cmp.Diff(Outcome{Result: []byte(saved(jobID))}, o); diff != "" {
-		t.Errorf("outcome (-want +got):\n%s", diff)
-	}
-	r, err := http.Get(srv.URL() + "/history/" + jobID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
-	var history map[string]struct{ Prompt []json.RawMessage }
-	if err := json.NewDecoder(r.Body).Decode(&history); err != nil {
-		t.Fatal(err)
-	}
-	item := history[jobID].Prompt
-	var extra map[string]any
-	if err := json.Unmarshal(item[3], &extra); err != nil {
-		t.Fatal(err)
-	}
-	delete(extra, "create_time")
-	sum := extra["gpuherd"].(map[string]any)["payload"]
-	want := map[string]any{"client_id": jobID, "extra_pnginfo": map[string]any{"a": 1.0}, "gpuherd": map[string]any{"job": jobID, "payload": sum}}
-	if diff := cmp.Diff(want, extra); diff != "" || string(item[0]) != "7" {
-		t.Errorf("number %s, extra_data (-want +got):\n%s", item[0], diff)
-	}
-}
-
-func TestComfyUIPromptID(t *testing.T) {
-	t.Parallel()
-	for job, want := range map[string]string{
-		jobID:                  jobID,
-		strings.ToUpper(jobID): "",
-		"{" + jobID + "}":      "",
-		// Python: uuid.uuid5(uuid.NAMESPACE_URL, "gpuherd:job-1")
-		"job-1": "131eda3b-87d5-5d42-8959-3e2906f5f63c",
-		"é":     "ce4ae330-ef19-5bcb-874b-b059024d0b39",
-	} {
-		got := promptID(job)
-		if want == "" && (got == job || !isUUID(got)) || want != "" && got != want {
-			t.Errorf("%s: %s, want %s", job, got, want)
-		}
-	}
-}
-
-func TestComfyUIPayloads(t *testing.T) {
-	t.Parallel()
-	srv, e := comfyUp(t)
-	for payload, want := range map[string]string{
-		"":                                      "payload is no workflow: it is no JSON object",
-		"null":                                  "payload is no workflow: it is no JSON object",
-		"[]":                                    "payload is no workflow: it is no JSON object",
-		"{":                                     "payload is no workflow: unexpected end of JSON input",
-		"{\"\xff\":1}":                          "payload is no workflow: it is no UTF-8",
-		`{"prompt":"horse"}`:                    `payload is no workflow: node "prompt" is no object`,
-		`{"a\u001b":1}`:                         `payload is no workflow: node "a\x1b" is no object`,
-		`{"nodes":[],"links":[],"version":0.4}`: "payload is a workflow of the editor: ComfyUI's menu exports the API format",
-		`{"prompt":{"1":{}},"extra_data":7}`:    "payload's extra_data: it is no JSON object",
-		`{"a":` + strings.Repeat("[", 100000):   "payload is no workflow: invalid character '[' exceeded max depth",
-		`{}`:                                    "Prompt has no outputs",
-		`{"1":{"class_type":"Nope","inputs":{}}}`: "Node 'Nope' not found. The custom node may not be installed.: Node ID '#1'",
-		`{"1":{"inputs":{}}}`:                     "Node 'ID #1' has no class_type. The workflow may be corrupted or a custom node is missing.: Node ID '#1'",
-		string(flow("CheckpointLoaderSimple", map[string]any{"ckpt_name": "pony"})): `Prompt outputs failed validation: Value not in list: ckpt_name: 'pony' not in ["sd15.safetensors" "sdxl.safetensors"]`,
-	} {
-		o := e.Run(t.Context(), Attempt{ID: jobID, Payload: []byte(payload)}, func(string) {})
-		if o.Verdict != Permanent || !strings.HasPrefix(o.Error, want) {
-			t.Errorf("%.60q: outcome %+v, want %q", payload, o, want)
-		}
-	}
-	if ran := srv.Executed(); len(ran) != 0 {
-		t.Errorf("executed %v", ran)
-	}
-	// What the validation says of each node is kept.
-	o := e.Run(t.Context(), Attempt{ID: jobID, Payload: flow("CheckpointLoaderSimple", nil)}, func(string) {})
-	if o.Verdict != Permanent || !strings.Contains(o.Stderr, `"node_errors":{"1":{"errors":[{"type":"required_input_missing"`) {
-		t.Errorf("outcome %+v", o)
-	}
-	// The largest payload, and the largest result.
-	const text = queue.MaxPayload - len(`{"prompt_id":"0b7c3b0e-5d3c-4f0e-9a54-0d7f3a1c2e11","outputs":{"1":{"text":[""]}}}`)
-	for n, want := range map[int]Verdict{text: Succeeded, text + 1: Permanent} {
-		payload := fmt.Appendf(nil, `{"1":{"class_type":"TestText","inputs":{"bytes":%d,"more":"`, n)
-		payload = append(append(payload, strings.Repeat("x", queue.MaxPayload-len(payload)-4)...), `"}}}`...)
-		o := e.Run(t.Context(), Attempt{ID: jobID, Payload: payload}, func(string) {})
-		if len(payload) != queue.MaxPayload || o.Verdict != want || want == Succeeded && len(o.Result) != queue.MaxPayload {
-			t.Errorf("payload of %d bytes: verdict %d, %d bytes of result, %s", len(payload), o.Verdict, len(o.Result), o.Error)
-		}
-	}
 }
 
 func TestComfyUIFailure(t *testing.T) {
@@ -424,81 +331,6 @@ func TestComfyUIIsSilentForAWhile(t *testing.T) {
 	srv.Thaw()
 	if o := <-r.done; o.Verdict != Succeeded {
 		t.Errorf("outcome %+v", o)
-	}
-}
-
-// TestComfyUIWithoutWebsocket: it is dead, or breaks again and again.
-func TestComfyUIWithoutWebsocket(t *testing.T) {
-	t.Parallel()
-	srv, e := comfyUp(t)
-	r := begin(t, e, Attempt{ID: "j", Payload: held(2)})
-	eventually(t, "running", at(t, e, "j", running))
-	srv.DropSockets()
-	eventually(t, "a new websocket", func() bool { return srv.Requests("GET /ws") > 1 && srv.Sockets() == 1 })
-	srv.Release(1)
-	eventually(t, "progress", func() bool { return len(r.told()) > 0 })
-	srv.Mute(true)
-	srv.Release(1)
-	if o := <-r.done; o.Verdict != Succeeded {
-		t.Errorf("outcome %+v", o)
-	}
-	if o := e.Run(t.Context(), Attempt{ID: "k", Payload: loader}, func(s string) { t.Errorf("progress %s", s) }); o.Verdict != Succeeded {
-		t.Errorf("outcome %+v", o)
-	}
-}
-
-func TestComfyUIProgress(t *testing.T) {
-	t.Parallel()
-	srv, e := comfyUp(t)
-	r := begin(t, e, Attempt{ID: "j", Payload: held(20)})
-	eventually(t, "running", at(t, e, "j", running))
-	srv.Release(10)
-	eventually(t, "half of one of two nodes", func() bool { return slices.Contains(r.told(), "25") })
-	srv.Release(10)
-	if o := <-r.done; o.Verdict != Succeeded {
-		t.Fatalf("outcome %+v", o)
-	}
-	last := 0
-	for _, s := range r.told() {
-		n, err := strconv.Atoi(s)
-		if err != nil || n <= last || n > 99 {
-			t.Errorf("%q after %d", s, last)
-		}
-		last = n
-	}
-}
-
-func TestTracker(t *testing.T) {
-	t.Parallel()
-	track := newTracker(&prompt{id: "p", nodes: []string{"1", "2", "3", "4"}})
-	for _, tt := range []struct {
-		message string
-		percent int
-		over    bool
-	}{
-		{`{"type":"status","data":{"status":{"exec_info":{"queue_remaining":1}},"sid":"p"}}`, 0, false},
-		{`{"type":"execution_start","data":{"prompt_id":"p","timestamp":1}}`, 0, false},
-		{`{"type":"execution_cached","data":{"nodes":["1","9"],"prompt_id":"p"}}`, 25, false},
-		{`{"type":"execution_cached","data":{"nodes":["2","3"],"prompt_id":"other"}}`, 0, false},
-		{`{"type":"executing","data":{"node":"2","display_node":"2","prompt_id":"p"}}`, 0, false},
-		{`{"type":"progress","data":{"value":5,"max":10,"prompt_id":"p","node":"2"}}`, 37, false},
-		{`{"type":"progress","data":{"value":4,"max":10,"prompt_id":"p","node":"2"}}`, 0, false}, // a second pass
-		{`{"type":"progress","data":{"value":99,"max":0,"prompt_id":"p","node":"2"}}`, 0, false},
-		{`{"type":"progress_state","data":{"prompt_id":"p","nodes":{"2":{"value":8,"max":10,"state":"running"},"2.0.1":{"value":1,"max":1,"state":"finished"}}}}`, 45, false},
-		{`{"type":"executing","data":{"node":"3","prompt_id":"p"}}`, 50, false},
-		{`{"type":"executing","data":{"node":"3"}}`, 75, false}, // after a new connection
-		{`{"type":"executed","data":{"node":"3","output":{"images":[]},"prompt_id":"p"}}`, 0, false},
-		{`{"type":"progress_state","data":{"prompt_id":"p","nodes":{"4":{"value":1,"max":1,"state":"finished"}}}}`, 99, false},
-		{`{"type":"execution_success","data":{"prompt_id":"p"}}`, 0, true},
-		{`{"type":"executing","data":{"node":null,"prompt_id":"p"}}`, 0, true},
-		{`{"type":"execution_error","data":{"prompt_id":"other"}}`, 0, false},
-		{`{"type":"execution_interrupted","data":{"prompt_id":"p"}}`, 0, true},
-		{`{"type":7}`, 0, false},
-		{`no JSON`, 0, false},
-	} {
-		if percent, over := track.message([]byte(tt.message)); percent != tt.percent || over != tt.over {
-			t.Errorf("%s: %d, %v, want %d, %v", tt.message, percent, over, tt.percent, tt.over)
-		}
 	}
 }
 
