@@ -9,7 +9,7 @@ import (
 )
 
 // manual has the rights that a user of Redis needs.
-const manual = "../../packaging/man/redis-worker.8"
+const manual = "../../packaging/man/gpuherd-monitor.8"
 
 // promises are what the queue keeps in every form of Redis.
 var promises = []struct {

@@ -18,7 +18,7 @@ import (
 // A script is an Executor whose jobs are functions.
 type script func(ctx context.Context, a Attempt, progress func(string)) Outcome
 
-func (s script) Check() error { return nil }
+func (s script) Check(context.Context) error { return nil }
 
 func (s script) Run(ctx context.Context, a Attempt, progress func(string)) Outcome {
 	return s(ctx, a, progress)
