@@ -511,7 +511,7 @@ func TestHTTPJobs(t *testing.T) {
 	f.state("job-1", queue.Succeeded)
 	f.want("job-1", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "job-1 1 horse"})
 	f.state("job-2", queue.Dead)
-	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "422 Unprocessable Entity: it is bad", Stderr: "it is bad"})
+	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "422 Unprocessable Entity: it is bad", Reason: queue.Permanent, Stderr: "it is bad"})
 	srv.Close()
 	f.add("job-3", "payload", "horse")
 	f.until("it waits", func() bool { return w.says("STATUS=waiting: http://" + address + " is not ready: ") })
