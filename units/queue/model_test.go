@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -115,7 +116,7 @@ func (m *model) explore(b budget, depth int) {
 		for _, w := range level {
 			for name, step := range m.stepsOf(w) {
 				n := *w
-				n.path = append(w.path[:len(w.path):len(w.path)], name)
+				n.path = append(slices.Clone(w.path), name)
 				m.restore(w)
 				step(&n)
 				m.steps++
