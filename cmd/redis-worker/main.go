@@ -2,6 +2,7 @@
 // redis-worker@N.service on GPU N, or from a terminal:
 //
 //	redis-worker --redis redis://127.0.0.1:6379 --queue gpu --exec 'prog arg'
+//	redis-worker --redis redis://127.0.0.1:6379 --queue gpu --comfyui http://127.0.0.1:8188
 //
 // SIGTERM and Ctrl-C let the job finish first; the second kills it and hands
 // it back. It exits 0 when told to stop, 1 where no job can be run, 2 on wrong

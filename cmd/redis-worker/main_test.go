@@ -3,7 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,8 +21,10 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/redis/go-redis/v9"
 
+	"gpuherd/generator/config"
 	"gpuherd/units/queue"
 	"gpuherd/units/queue/redistest"
+	"gpuherd/units/redisworker/comfytest"
 )
 
 // The test binary is the program where this is set.
@@ -388,6 +394,10 @@ func TestRefusals(t *testing.T) {
 		{[]string{"--redis", "http://u:hunter2@box"}, exitConfig, "invalid URL scheme"},
 		{[]string{"--exec", `"open`}, exitConfig, "cannot read --exec"},
 		{[]string{"--exec", "/nonexistent/program"}, 1, "no such file"},
+		{[]string{"--instance", "0", "--exec", "/bin/true"}, exitConfig, "CUDA_VISIBLE_DEVICES is not set"},
+		{[]string{"--exec", "/bin/true", "--http", "http://127.0.0.1"}, exitConfig, "exclude each other"},
+		{[]string{"--http", "http://u:hunter2@h"}, exitConfig, "a user and a password have no place"},
+		{[]string{"--comfyui", "127.0.0.1:8188"}, exitConfig, "cannot read URL"},
 		{[]string{"--bad"}, exitUsage, "flag provided but not defined"},
 		{[]string{"operand"}, exitUsage, "unexpected argument"},
 	} {
@@ -400,6 +410,114 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%q: ready", tt.args)
 		}
 	}
+}
+
+// TestConfiguredURL: no GPU has to be bound where a server runs the jobs.
+func TestConfiguredURL(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ executor, url, instance, want string }{
+		{"comfyui", "http://127.0.0.1:818%i/", "3:1.2", "http://127.0.0.1:8183/ is not ready"},
+		{"http", "http://127.0.0.1:1/run?token=hunter2", "", "http://127.0.0.1:1/run is not ready"},
+		{"comfyui", "http://127.0.0.1:818%i/?token=hunter2", "", "--instance is not given"},
+		{"comfyui", "http://127.0.0.1:8188%i/", "9", "port 81889"},
+		{"http", "", "0", "[Worker] has no URL="},
+	} {
+		conf := config.Default()
+		conf.Worker.Executor, conf.Worker.URL = tt.executor, tt.url
+		e, err := (&settings{instance: tt.instance}).executor(conf, io.Discard)
+		if err == nil {
+			// Nothing listens there, most likely.
+			err = e.Check(t.Context())
+		}
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%+v: %v", tt, err)
+		}
+	}
+}
+
+// TestComfyUIJobSurvivesItsWorker: the worker waits for ComfyUI, is killed
+// while it has a job, and its successor goes on with what ComfyUI has.
+func TestComfyUIJobSurvivesItsWorker(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	srv := comfytest.New(t)
+	args := []string{"--consumer", "h/redis-worker@0", "--comfyui", srv.URL()}
+	workflow := `{"1":{"class_type":"TestHold","inputs":{"steps":2}},"2":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"horse"}}}`
+	f.add("job-1", "payload", workflow)
+	w := f.start(args...)
+	f.until("it waits", func() bool {
+		return w.says("STATUS=waiting: "+srv.URL()+" is not ready: ") && w.says("EXTEND_TIMEOUT_USEC=")
+	})
+	if w.says("READY=1") {
+		t.Error("ready without ComfyUI")
+	}
+	srv.Start()
+	f.until("ready", func() bool { return w.says("READY=1") })
+	srv.Release(1)
+	f.until("progress", func() bool { return w.says("STATUS=job job-1, attempt 1 of 3: 25%") })
+	w.signal(syscall.SIGKILL)
+	w.exit(-1)
+
+	w = f.start(args...)
+	f.until("adoption", func() bool { return w.says("STATUS=job job-1, attempt 2 of 3") })
+	srv.Release(1)
+	f.state("job-1", queue.Succeeded)
+	f.want("job-1", queue.Record{
+		State: queue.Succeeded, Attempts: 2, Worker: "h/redis-worker@0",
+		Result: `{"prompt_id":"` + srv.Executed()[0] + `","outputs":{"2":{"images":[{"filename":"horse_00001_.png","subfolder":"","type":"output"}]}}}`,
+	})
+	if n := len(srv.Executed()); n != 1 {
+		t.Errorf("executed %d times", n)
+	}
+
+	// ComfyUI goes: the next job waits for it, and costs no attempt.
+	srv.Kill()
+	f.add("job-2", "payload", workflow)
+	f.until("it waits", func() bool { return w.says("STATUS=waiting: ") })
+	f.want("job-2", queue.Record{State: queue.Waiting, Attempts: 0, Worker: "h/redis-worker@0"})
+	srv.Start()
+	f.state("job-2", queue.Running)
+	f.until("it runs", func() bool { return len(srv.Executed()) == 2 })
+	// Drained, it is interrupted and handed back.
+	w.signal(syscall.SIGTERM)
+	f.until("STOPPING", func() bool { return w.says("STOPPING=1") })
+	w.signal(syscall.SIGTERM)
+	w.exit(0)
+	f.want("job-2", queue.Record{State: queue.Waiting, Attempts: 0, Worker: "h/redis-worker@0"})
+	srv.Release(2)
+	f.start(args...)
+	f.state("job-2", queue.Succeeded)
+	if n := len(srv.Executed()); n != 3 {
+		t.Errorf("executed %d times", n)
+	}
+}
+
+// TestHTTPJobs: over a server that goes away for a while.
+func TestHTTPJobs(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		payload, _ := io.ReadAll(r.Body)
+		if string(payload) == "bad" {
+			http.Error(w, "it is bad", http.StatusUnprocessableEntity)
+			return
+		}
+		_, _ = fmt.Fprintf(w, "%s %s %s", r.Header.Get("Job-Id"), r.Header.Get("Job-Attempt"), payload)
+	}))
+	address := srv.Listener.Addr().String()
+	w := f.start("--consumer", "a", "--http", srv.URL)
+	f.add("job-1", "payload", "horse")
+	f.add("job-2", "payload", "bad")
+	f.state("job-1", queue.Succeeded)
+	f.want("job-1", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "job-1 1 horse"})
+	f.state("job-2", queue.Dead)
+	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "422 Unprocessable Entity: it is bad", Reason: queue.Permanent, Stderr: "it is bad"})
+	srv.Close()
+	f.add("job-3", "payload", "horse")
+	f.until("it waits", func() bool { return w.says("STATUS=waiting: http://" + address + " is not ready: ") })
+	w.signal(syscall.SIGTERM)
+	w.exit(0)
+	f.want("job-3", queue.Record{State: queue.Waiting, Attempts: 0, Worker: "a"})
 }
 
 // TestShippedJob runs jobs/echo as it lies on an installed machine.

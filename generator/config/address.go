@@ -46,6 +46,32 @@ func redisURL(value string) error {
 	return nil
 }
 
+// workerURL says what is wrong with [Worker] URL=, in which %i stands for the
+// GPU's index; as far as that can be told without package net/url, as above.
+func workerURL(value string) error {
+	scheme, rest, ok := strings.Cut(value, "://")
+	if !ok || (scheme != "http" && scheme != "https") {
+		return errors.New("a URL here begins with http:// or https://")
+	}
+	if err := plain(value, 4096); err != nil {
+		return err
+	}
+	rest = strings.ReplaceAll(rest, "%i", "0")
+	authority := rest
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority = rest[:i]
+	}
+	switch {
+	case strings.Contains(authority, "@"):
+		return errors.New("a user and a password have no place here: everyone can read this file")
+	case authority == "" || authority[0] == ':' || strings.ContainsAny(authority, " \t\"%<>\\^`{|}"):
+		return errors.New("the host is missing, or has characters that no host has")
+	case strings.Contains(rest, "#") || !escaped(rest):
+		return errors.New("% stands before two hexadecimal digits, or is %i, the GPU's index; # has no place here")
+	}
+	return hostPort(authority)
+}
+
 // escaped reports whether every % stands before two hexadecimal digits.
 func escaped(s string) bool {
 	for {

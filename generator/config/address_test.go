@@ -41,3 +41,28 @@ func TestLoopback(t *testing.T) {
 		}
 	}
 }
+
+func TestWorkerURL(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{ // for GPU 12
+		"http://127.0.0.1:818%i/":           "http://127.0.0.1:81812/",
+		"https://gpu%i.example:443/a%20b?x": "https://gpu12.example:443/a%20b?x",
+		"http://[::1]:8188":                 "http://[::1]:8188",
+		"http://h/%i/%i?q=%i":               "http://h/12/12?q=12",
+	} {
+		c, problems := parseText("[Worker]\nExecutor=http\nURL=" + url)
+		if len(problems) > 0 || c.Worker.URLOf(12) != want {
+			t.Errorf("%s: %q, want %q; problems %v", url, c.Worker.URLOf(12), want, problems)
+		}
+	}
+	for _, bad := range []string{
+		"ftp://h", "h:80", "http://", "http:///p", "http://:80/", "http://u:hunter2@h/", "http://h:hunter2/", "http://h:0/", "http://h/%", "http://h/%zz",
+		"http://h%20/", "http://h/#a", "http://h /", "http://h:818%d/", "http://h/\x01", "http://::1:80/",
+	} {
+		if err := workerURL(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		} else if strings.Contains(err.Error(), "hun") {
+			t.Errorf("%q: the message may hold a password: %v", bad, err)
+		}
+	}
+}

@@ -50,9 +50,14 @@ type GPU struct {
 type Worker struct {
 	ID       string   // prefix of WORKER_ID; empty: the host name
 	Queue    string   // name of the queue
-	Executor string   // what runs a job: "exec"
+	Executor string   // what runs a job: one of Executors
 	Exec     []string // argv of the executor "exec"
-	URL      string   // of the executors "http" and "comfyui"
+	URL      string   // of the executors "http" and "comfyui"; %i is the GPU's index
+}
+
+// URLOf returns URL= for the workers of a GPU.
+func (w Worker) URLOf(gpu int) string {
+	return strings.ReplaceAll(w.URL, "%i", strconv.Itoa(gpu))
 }
 
 // Redis is [Redis].

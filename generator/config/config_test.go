@@ -17,6 +17,7 @@ func parseText(text string, environ ...string) (*Config, unitfile.Problems) {
 	l := loader{root: "/nonexistent", config: Default()}
 	l.parse("x.conf", []byte(text))
 	l.environ(environ)
+	l.executor()
 	return l.config, l.problems
 }
 
@@ -131,8 +132,10 @@ func TestProblems(t *testing.T) {
 		"fraction":        {"[GPU]\nCount=1\nCount=1.5", nil, `x.conf:3: Count=: "1.5" is not a number from 0 to 1024; the value of x.conf:2 is used`, false},
 		"contradiction":   {"", []string{"NUM_GPUS=1", "WORKER_NUM_GPUS=2"}, `PID 1's environment: WORKER_NUM_GPUS=: differs from NUM_GPUS, which is used`, true},
 		"password kept":   {"[Redis]\nURL=mysql://u:hunter2@h", nil, "x.conf:2: URL=: a Redis URL begins with redis://, rediss:// or unix://; the default redis://127.0.0.1:6379/0 is used", false},
-		"executor":        {"[Worker]\nExecutor=comfyui", nil, "x.conf:2: Executor=: the executor comfyui is not available yet, exec is; the default exec is used", false},
-		"executor typo":   {"[Worker]\nExecutor=exce", nil, `x.conf:2: Executor=: there is no executor "exce", exec is one; the default exec is used`, false},
+		"executor":        {"[Worker]\nExecutor=comfyui", nil, "x.conf:2: Executor=: the executor comfyui needs URL=, and no job is run without; write URL=http://127.0.0.1:818%i/, say: %i is the index of the GPU", false},
+		"executor typo":   {"[Worker]\nExecutor=exce", nil, `x.conf:2: Executor=: there is no executor "exce": did you mean exec?; the default exec is used`, false},
+		"no executor":     {"[Worker]\nExecutor=celery", nil, `x.conf:2: Executor=: there is no executor "celery": known are exec, http, comfyui; the default exec is used`, false},
+		"worker password": {"[Worker]\nURL=http://u:hunter2@h/", nil, "x.conf:2: URL=: a user and a password have no place here: everyone can read this file; the default is used", false},
 		"open quote":      {"[Worker]\nExec=/bin/a 'b", nil, "x.conf:2: Exec=: ", false},
 		"braces":          {"[Redis]\nHost={x}", nil, `x.conf:2: Host=: "{x}" cannot be part of a Redis key: no spaces, quotes, braces or *?[] there; the default is used`, false},
 		"no service name": {"[Service ]", nil, "x.conf:1: [Service ] names no service; write [Service NAME] for NAME.service", false},

@@ -66,6 +66,7 @@ func Load(src Source) (*Config, unitfile.Problems) {
 		l.file(f.Path)
 	}
 	l.environ(src.Environ)
+	l.executor()
 	return l.config, l.problems
 }
 
@@ -195,6 +196,21 @@ func suggest(word string, known []string, before, after string) string {
 		return "did you mean " + before + near + after + "?"
 	}
 	return "known are " + before + strings.Join(known, after+", "+before) + after
+}
+
+// executor reports an executor without the URL= that it needs. No program
+// could take its place: that would run other jobs than were meant.
+func (l *loader) executor() {
+	w := l.config.Worker
+	if w.Executor == "exec" || w.URL != "" {
+		return
+	}
+	file, line, key := Place(l.config.Origin("Worker.Executor"), "Executor")
+	l.problem(&unitfile.Problem{
+		File: file, Line: line, Key: key,
+		Msg: fmt.Sprintf("the executor %s needs URL=, and no job is run without", w.Executor),
+		Fix: "write URL=http://127.0.0.1:818%i/, say: %i is the index of the GPU",
+	})
 }
 
 // service takes one [Service NAME] section. Whether there is such a service is

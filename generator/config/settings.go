@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -135,15 +136,15 @@ func plain(value string, limit int) error {
 	return nil
 }
 
+// Executors lists what [Worker] Executor= may be.
+var Executors = []string{"exec", "http", "comfyui"}
+
 func setExecutor(c *Config, value string) error {
-	switch value {
-	case "exec":
-		c.Worker.Executor = value
-		return nil
-	case "http", "comfyui":
-		return fmt.Errorf("the executor %s is not available yet, exec is", value)
+	if !slices.Contains(Executors, value) {
+		return fmt.Errorf("there is no executor %s: %s", quote(value), suggest(value, Executors, "", ""))
 	}
-	return fmt.Errorf("there is no executor %s, exec is one", quote(value))
+	c.Worker.Executor = value
+	return nil
 }
 
 func setExec(c *Config, value string) error {
@@ -159,11 +160,10 @@ func setExec(c *Config, value string) error {
 }
 
 func setWorkerURL(c *Config, value string) error {
-	if value != "" && !strings.HasPrefix(value, "http://") && !strings.HasPrefix(value, "https://") {
-		return errors.New("a URL here begins with http:// or https://")
-	}
-	if err := plain(value, 4096); err != nil {
-		return err
+	if value != "" {
+		if err := workerURL(value); err != nil {
+			return err
+		}
 	}
 	c.Worker.URL = value
 	return nil

@@ -4,6 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
+	"time"
+
+	"gpuherd/units/redisclient"
 )
 
 // A Claim is a job with its lease. Its methods may be called again after an
@@ -13,14 +17,27 @@ type Claim struct {
 	Job
 	Attempt int // from 1
 
-	q        *Queue
-	consumer string
-	entry    entry
+	q         *Queue
+	consumer  string
+	entry     entry
+	cancelled chan struct{}
+	cancel    sync.Once
 }
+
+// Cancelled is closed once it is known that the job is to be cancelled: by a
+// renewal, or before it where Listen runs. The caller ends the job and then
+// calls Release or Fail, either of which ends it as cancelled, or Finish where
+// the job was done all the same. Until then the lease is to be renewed.
+func (c *Claim) Cancelled() <-chan struct{} { return c.cancelled }
+
+func (c *Claim) setCancelled() { c.cancel.Do(func() { close(c.cancelled) }) }
 
 // Renew starts the lease anew and writes the job's progress, if there is any.
 func (c *Claim) Renew(ctx context.Context, progress string) error {
 	n, err := renewScript.Run(ctx, c.q.redis, c.keys(), c.args(progress, c.q.ttl())...).Int()
+	if n == 2 && err == nil {
+		c.setCancelled()
+	}
 	return c.outcome("renew lease of", n, err)
 }
 
@@ -35,20 +52,31 @@ func (c *Claim) Finish(ctx context.Context, result []byte) error {
 
 // A Failure is why an attempt went wrong.
 type Failure struct {
-	Error     string // one line
-	Stderr    string // the end of what the job wrote there
-	Permanent bool   // another attempt would not help
+	Error     string        // one line
+	Reason    string        // a word, such as oom; "" for Failed, or Permanent
+	Stderr    string        // the end of what the job wrote there
+	Permanent bool          // another attempt would not help
+	Delay     time.Duration // until the next attempt; 0: as the queue has it, below: none
 }
 
-// Fail ends the attempt: the job waits again at the end of its stream, or goes
-// to Q:dead, and then dead is true.
+// Fail ends the attempt: the job is delayed until its next one, or goes to
+// Q:dead, and then dead is true.
 func (c *Claim) Fail(ctx context.Context, f Failure) (dead bool, err error) {
 	permanent := "0"
 	if f.Permanent {
 		permanent = "1"
 	}
+	if f.Reason == "" {
+		f.Reason = Failed
+		if f.Permanent {
+			f.Reason = Permanent
+		}
+	}
+	if f.Delay == 0 {
+		f.Delay = redisclient.Exponential(c.q.opts.RetryMin, c.q.opts.RetryMax, c.Attempt)
+	}
 	r, err := failScript.Run(ctx, c.q.redis, c.keys(),
-		c.args(clip(f.Error), clip(f.Stderr), permanent, c.MaxAttempts, c.q.ttl())...).Text()
+		c.args(clip(f.Error), clip(f.Reason), clip(f.Stderr), permanent, c.MaxAttempts, max(f.Delay.Milliseconds(), 0), c.q.ttl())...).Text()
 	n := 1
 	if r == "lost" {
 		n = 0

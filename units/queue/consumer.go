@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -14,14 +14,16 @@ import (
 	"gpuherd/units/redisclient"
 )
 
-// A Consumer claims jobs, one after the other. It is for one goroutine.
+// A Consumer claims jobs, one after the other. It is for one goroutine, but
+// for Listen.
 //
 // Its name must be that of no other living consumer, and should be the same
 // after a restart: then the successor of a killed worker goes on at once with
 // the job that was left, instead of waiting for the lease to run out.
 type Consumer struct {
 	// Duplicate, unless nil, is called by Claim for an entry that went without
-	// being run, as its ID has a result already or runs by another entry.
+	// being run, as its ID has a result already or waits or runs by another
+	// entry.
 	Duplicate func(id string)
 
 	q    *Queue
@@ -30,12 +32,17 @@ type Consumer struct {
 	look    bool      // entries may be there, so ask before waiting
 	own     bool      // entries may be held that were never seen, or by a predecessor
 	expired time.Time // when leases that ran out are to be looked for
+	due     time.Time // when the next delayed job is to be looked for; zero: none is known
 	read    *entry    // read, and not known to have begun
+	nonce   string    // of this consumer alone
+	claims  int       // how many claims the caller was given
+
+	current atomic.Pointer[Claim] // the last of them, for Listen
 }
 
 // Consumer returns the consumer name of the queue.
 func (q *Queue) Consumer(name string) *Consumer {
-	return &Consumer{q: q, name: name, look: true, own: true}
+	return &Consumer{q: q, name: name, look: true, own: true, nonce: strconv.FormatUint(rand.Uint64(), 36)}
 }
 
 // Name returns the consumer's name.
@@ -59,12 +66,15 @@ type entry struct {
 }
 
 // Claim waits up to Options.Block for a job, and returns nil without an error
-// where none came; what is no job is on its way to Q:dead then, and what is a
-// job's second entry is gone. ErrPaused comes at once. After any other error the consumer goes on with what it may
-// have been given without hearing of it.
+// where none came: also where what came is no job, or not yet, or no more.
+// ErrPaused comes at once. After any other error the consumer goes on with
+// what it may have been given without hearing of it; that costs no attempt.
 //
 // Order: what the consumer holds already, what another's lease ran out on
 // (looked for every sixth of a lease), then new jobs by priority.
+//
+// A delayed job is claimed when its time has come, or up to a sixth of a lease
+// later where all workers that knew the time are busy.
 func (c *Consumer) Claim(ctx context.Context) (*Claim, error) {
 	claim, err := c.claim(ctx)
 	if redisclient.Code(err) == "NOGROUP" {
@@ -76,6 +86,10 @@ func (c *Consumer) Claim(ctx context.Context) (*Claim, error) {
 		c.look, c.own = true, true
 		return nil, fmt.Errorf("cannot claim a job: %w", err)
 	}
+	if claim != nil {
+		c.claims++
+		c.current.Store(claim)
+	}
 	return claim, err
 }
 
@@ -83,15 +97,12 @@ func (c *Consumer) claim(ctx context.Context) (*Claim, error) {
 	if c.read != nil {
 		return c.begin(ctx)
 	}
-	if c.look || c.own || time.Now().After(c.expired) {
-		if err := c.take(ctx); err != nil {
-			return nil, err
+	now := time.Now()
+	if c.look || c.own || now.After(c.expired) || !c.due.IsZero() && !now.Before(c.due) {
+		claim, none, err := c.take(ctx)
+		if c.look = !none; c.look || err != nil {
+			return claim, err
 		}
-		if c.read != nil {
-			c.look = true
-			return c.begin(ctx)
-		}
-		c.look = false
 	}
 	if err := c.wait(ctx); err != nil || c.read == nil {
 		return nil, err
@@ -100,8 +111,8 @@ func (c *Consumer) claim(ctx context.Context) (*Claim, error) {
 	return c.begin(ctx)
 }
 
-// take asks for an entry that is there now.
-func (c *Consumer) take(ctx context.Context) error {
+// take claims an entry that is there now; none says that there is none.
+func (c *Consumer) take(ctx context.Context) (claim *Claim, none bool, err error) {
 	own, lease := "0", int64(0)
 	if c.own {
 		own = "1"
@@ -110,62 +121,125 @@ func (c *Consumer) take(ctx context.Context) error {
 	if look {
 		lease = max(c.q.opts.Lease.Milliseconds(), 1)
 	}
-	keys := slices.Concat(c.q.shared[:3], []string{c.q.Key("paused")})
-	r, err := takeScript.Run(ctx, c.q.redis, keys, c.name, own, lease, maxEntry, maxFields).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return err
+	r, err := takeScript.Run(ctx, c.q.redis, c.q.shared,
+		"", "", c.name, "", c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease, maxEntry, maxFields).Slice()
+	if err != nil {
+		return nil, false, err
 	}
-	if r == "paused" {
-		return ErrPaused
-	}
-	if err == nil {
-		if c.read, err = answer(r); err != nil {
-			return err
+	a := answer{list: r}
+	verdict := a.text()
+	switch verdict {
+	case "paused":
+		return nil, false, ErrPaused
+	case "none":
+		none = true
+		c.due = time.Time{}
+		if ms := a.number(); ms >= 0 {
+			c.due = time.Now().Add(time.Duration(ms) * time.Millisecond)
 		}
-	}
-	if c.read == nil || c.read.deliveries == 1 {
-		// Nothing was left of what the consumer held and what ran out.
-		c.own = false
-		if look {
-			// Not all workers at once.
-			sixth := c.q.opts.Lease / 6
-			c.expired = time.Now().Add(sixth*3/4 + rand.N(sixth/2+1))
+		c.looked(1, look)
+	case "run", "read":
+		e := &entry{stream: Priority(a.number()), id: a.text(), deliveries: a.number()}
+		n := a.number()
+		if e.fields = a.fields(); a.bad {
+			break
 		}
+		c.looked(e.deliveries, look)
+		job, bad := parse(e.fields)
+		if verdict == "run" && bad == nil {
+			return c.begun(job, e, n), false, nil
+		}
+		if verdict == "read" {
+			e.bytes = n
+		}
+		c.read = e
+		claim, err = c.begin(ctx)
+	default:
+		c.looked(a.number(), look)
+		c.gone(verdict, a.text())
 	}
-	return nil
+	if a.bad {
+		return nil, false, fmt.Errorf("script answered %.200v", r)
+	}
+	return claim, none, err
 }
 
-// answer reads what takeScript gives.
-func answer(r any) (*entry, error) {
-	a, ok := r.([]any)
-	if !ok || len(a) != 5 {
-		return nil, fmt.Errorf("script answered %v", r)
+// looked notes what a take found. A first delivery says that nothing was left
+// of what the consumer held, and of what ran out if that was looked for.
+func (c *Consumer) looked(deliveries int64, expired bool) {
+	if deliveries > 1 {
+		return
 	}
-	stream, ok1 := a[0].(int64)
-	id, ok2 := a[1].(string)
-	deliveries, ok3 := a[2].(int64)
-	bytes, ok4 := a[3].(int64)
-	list, ok5 := a[4].([]any)
-	if !ok1 || !ok2 || !ok3 || !ok4 || !ok5 {
-		return nil, fmt.Errorf("script answered %v", r)
+	c.own = false
+	if expired {
+		// Not all workers at once.
+		sixth := c.q.opts.Lease / 6
+		c.expired = time.Now().Add(sixth*3/4 + rand.N(sixth/2+1))
 	}
-	e := &entry{stream: Priority(stream), id: id, deliveries: deliveries, bytes: bytes, fields: make(map[string]string, len(list)/2)}
-	for i := 0; i+1 < len(list); i += 2 {
-		name, _ := list[i].(string)
-		value, _ := list[i+1].(string)
-		e.fields[name] = value
+}
+
+// begun makes a claim of an entry whose attempt has begun.
+func (c *Consumer) begun(job Job, e *entry, attempt int64) *Claim {
+	job.Priority = e.stream
+	if job.MaxAttempts == 0 {
+		job.MaxAttempts = c.q.opts.MaxAttempts
 	}
-	return e, nil
+	return &Claim{Job: job, Attempt: int(attempt), q: c.q, consumer: c.name, entry: *e, cancelled: make(chan struct{})}
+}
+
+// gone notes what became of an entry that is not to be run.
+func (c *Consumer) gone(verdict, id string) {
+	if c.Duplicate != nil && (verdict == "ended" || verdict == "duplicate") {
+		c.Duplicate(id)
+	}
+}
+
+// token tells the scripts which of the consumer's claims an attempt is for.
+// It changes once the caller has the claim.
+func (c *Consumer) token() string { return c.nonce + "-" + strconv.Itoa(c.claims) }
+
+// An answer is what a script gave, read piece by piece.
+type answer struct {
+	list []any
+	bad  bool // a piece was missing, or of another type
+}
+
+func piece[T any](a *answer) (v T) {
+	ok := false
+	if len(a.list) > 0 {
+		v, ok = a.list[0].(T)
+		a.list = a.list[1:]
+	}
+	a.bad = a.bad || !ok
+	return v
+}
+
+func (a *answer) text() string  { return piece[string](a) }
+func (a *answer) number() int64 { return piece[int64](a) }
+
+func (a *answer) fields() map[string]string {
+	list := answer{list: piece[[]any](a)}
+	fields := make(map[string]string, len(list.list)/2)
+	for len(list.list) > 1 {
+		name := list.text()
+		fields[name] = list.text()
+	}
+	a.bad = a.bad || list.bad
+	return fields
 }
 
 // wait blocks until an entry comes. The three streams were empty a moment ago:
 // should two get one in between, Redis gives both, and the later is put back.
 func (c *Consumer) wait(ctx context.Context) error {
-	// The block is Redis' to keep; a second more tells that it is away.
-	ctx, cancel := context.WithTimeout(ctx, c.q.opts.Block+2*time.Second)
+	block := c.q.opts.Block
+	if !c.due.IsZero() {
+		block = max(min(block, time.Until(c.due)), 0).Truncate(time.Millisecond) + time.Millisecond
+	}
+	// The block is Redis' to keep; some more tells that it is away.
+	ctx, cancel := context.WithTimeout(ctx, block+2*time.Second)
 	defer cancel()
 	streams, err := c.q.redis.XReadGroup(ctx, &redis.XReadGroupArgs{
-		Group: Group, Consumer: c.name, Count: 1, Block: c.q.opts.Block,
+		Group: Group, Consumer: c.name, Count: 1, Block: block,
 		Streams: append(c.q.shared[:3:3], ">", ">", ">"),
 	}).Result()
 	if errors.Is(err, redis.Nil) {
@@ -195,7 +269,7 @@ func (c *Consumer) wait(ctx context.Context) error {
 				c.read = e
 				continue
 			}
-			if err := putBackScript.Run(ctx, c.q.redis, c.q.shared[:3], e.args(c.name)...).Err(); err != nil {
+			if err := putBackScript.Run(ctx, c.q.redis, c.q.shared, e.args(c.name)...).Err(); err != nil {
 				return err
 			}
 		}
@@ -219,38 +293,35 @@ func (c *Consumer) begin(ctx context.Context) (*Claim, error) {
 	if err != nil {
 		return nil, c.bury(ctx, job.ID, err)
 	}
-	job.Priority = e.stream
-	if job.MaxAttempts == 0 {
-		job.MaxAttempts = c.q.opts.MaxAttempts
+	limit := job.MaxAttempts
+	if limit == 0 {
+		limit = c.q.opts.MaxAttempts
 	}
-	r, err := startScript.Run(ctx, c.q.redis, c.q.keys(job.ID), e.args(c.name, job.MaxAttempts, c.q.ttl())...).Slice()
+	r, err := startScript.Run(ctx, c.q.redis, c.q.keys(job.ID), e.args(c.name, limit, c.q.ttl(), c.token(), job.notBefore())...).Slice()
 	if err != nil {
 		return nil, err
 	}
 	c.read = nil
-	if len(r) != 2 {
-		return nil, fmt.Errorf("script answered %v", r)
-	}
-	switch attempt, _ := r[1].(int64); r[0] {
-	case "run":
-		return &Claim{Job: job, Attempt: int(attempt), q: c.q, consumer: c.name, entry: *e}, nil
-	case "paused":
+	a := answer{list: r}
+	verdict, attempt := a.text(), a.number()
+	switch {
+	case a.bad:
+		return nil, fmt.Errorf("script answered %.200v", r)
+	case verdict == "run":
+		return c.begun(job, e, attempt), nil
+	case verdict == "paused":
 		return nil, ErrPaused
-	case "ended", "duplicate":
-		if c.Duplicate != nil {
-			c.Duplicate(job.ID)
-		}
 	}
+	c.gone(verdict, job.ID)
 	return nil, nil
 }
 
 func (c *Consumer) bury(ctx context.Context, id string, why error) error {
-	valid := "0"
-	key := "" // a key of the same slot that nothing is written to
-	if ValidID(id) == nil {
-		valid, key = "1", id
+	valid := "1"
+	if ValidID(id) != nil {
+		valid, id = "0", "" // a key that nothing is written to
 	}
-	err := buryScript.Run(ctx, c.q.redis, c.q.keys(key), c.read.args(c.name, why.Error(), valid, c.q.ttl())...).Err()
+	err := buryScript.Run(ctx, c.q.redis, c.q.keys(id), c.read.args(c.name, why.Error(), valid, c.q.ttl())...).Err()
 	if err == nil {
 		c.read = nil
 	}

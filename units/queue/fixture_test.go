@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,25 +21,36 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // short lets leases and waits pass quickly.
-var short = queue.Options{Lease: 300 * time.Millisecond, Block: 50 * time.Millisecond}
+var short = queue.Options{Lease: 2 * time.Second, Block: 50 * time.Millisecond, RetryMin: 20 * time.Millisecond}
 
 type fixture struct {
 	*queue.Queue
 	t     testing.TB
+	name  string // of the queue
 	ctx   context.Context
-	redis redis.UniversalClient
-	srv   *redistest.Server
+	redis redis.UniversalClient // may do everything
+	srv   *redistest.Server     // of the test alone, or nil
 }
 
+// setup starts a server for one test alone.
 func setup(t testing.TB, opts queue.Options, server ...string) *fixture {
 	t.Helper()
 	srv := redistest.Start(t, server...)
-	f := &fixture{t: t, redis: srv.Client(t), srv: srv}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	f := on(t, redistest.Alone(srv), opts)
+	f.srv = srv
+	return f
+}
+
+var queues atomic.Int64
+
+// on makes a queue of its own in a Redis that other tests use, too.
+func on(t testing.TB, d *redistest.Deployment, opts queue.Options) *fixture {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	f.ctx = ctx
+	f := &fixture{t: t, name: fmt.Sprint("gpu", queues.Add(1)), ctx: ctx, redis: d.Admin(t)}
 	var err error
-	if f.Queue, err = queue.New(f.redis, "gpuherd", "gpu", opts); err != nil {
+	if f.Queue, err = queue.New(d.Client(t), "gpuherd", f.name, opts); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -47,7 +59,7 @@ func setup(t testing.TB, opts queue.Options, server ...string) *fixture {
 // add is what a producer without this package sends.
 func (f *fixture) add(fields ...any) {
 	f.t.Helper()
-	if err := f.redis.XAdd(f.ctx, &redis.XAddArgs{Stream: "gpuherd:queue:{gpu}:jobs", Values: fields}).Err(); err != nil {
+	if err := f.redis.XAdd(f.ctx, &redis.XAddArgs{Stream: f.Key("jobs"), Values: fields}).Err(); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -132,6 +144,16 @@ func (f *fixture) lost(what string, err error) {
 	f.t.Helper()
 	if !errors.Is(err, queue.ErrLost) {
 		f.t.Errorf("%s by who lost the lease: %v", what, err)
+	}
+}
+
+func (f *fixture) until(what string, ok func() bool) {
+	f.t.Helper()
+	for !ok() {
+		if f.ctx.Err() != nil {
+			f.t.Fatalf("it does not come to %s", what)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

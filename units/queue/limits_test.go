@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"gpuherd/units/queue"
+	"gpuherd/units/queue/redistest"
 )
 
 func TestMalformedEntriesGoToDead(t *testing.T) {
 	t.Parallel()
+	d := redistest.Unix(t)
 	big := strings.Repeat("x", queue.MaxPayload+1)
 	many := []any{"id", "many"}
 	for i := range 100 {
@@ -40,7 +43,7 @@ func TestMalformedEntriesGoToDead(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(fmt.Sprintf("%s/blocking=%v", tt.name, blocking), func(t *testing.T) {
 				t.Parallel()
-				f := setup(t, short)
+				f := on(t, d, short)
 				w := f.Consumer("a")
 				if blocking {
 					f.none(w) // so that the next claim begins with the blocking read
@@ -70,9 +73,8 @@ func TestMalformedEntriesGoToDead(t *testing.T) {
 	}
 }
 
-func TestMalformedTwinLeavesTheJobAlone(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func malformedTwinLeavesTheJobAlone(f *fixture) {
+	t := f.t
 	f.add("id", "j", "timeout", "never")
 	if _, err := f.Enqueue(f.ctx, queue.Job{ID: "j"}); err != nil {
 		t.Fatal(err)
@@ -82,9 +84,8 @@ func TestMalformedTwinLeavesTheJobAlone(t *testing.T) {
 	f.want("j", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "ok"})
 }
 
-func TestPayloadAtTheLimit(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func payloadAtTheLimit(f *fixture) {
+	t := f.t
 	payload := bytes.Repeat([]byte{0, 1, 254, 255}, queue.MaxPayload/4)
 	f.add("id", "j", "payload", payload)
 	c := f.claim(f.Consumer("a"))
@@ -97,5 +98,55 @@ func TestPayloadAtTheLimit(t *testing.T) {
 	f.must(c.Finish(f.ctx, payload))
 	if r := f.record("j"); r.Result != string(payload) {
 		t.Errorf("result of %d bytes differs", len(r.Result))
+	}
+}
+
+// oddIDsAndPayloads come out as they went in, and none holds up the next.
+func oddIDsAndPayloads(f *fixture) {
+	w := f.Consumer("a")
+	nested := strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000)
+	jobs := []queue.Job{
+		{ID: "empty"},
+		{ID: "binary", Payload: []byte{0, 1, '\r', '\n', 0xff, 0xfe}},
+		{ID: "nested", Payload: []byte(nested)},
+		{ID: "largest", Payload: bytes.Repeat([]byte("x"), queue.MaxPayload)},
+		{ID: "a:b:{c}:job", Payload: []byte("colons and braces")},
+		{ID: "-"}, {ID: "+"}, {ID: "$"}, {ID: ">"}, {ID: "0"}, {ID: "*"}, {ID: "%s%n"}, {ID: "../../etc"},
+		{ID: "with space", Payload: []byte(" ")},
+		{ID: "\u00e9\u00fc\u4e2d\U0001f980"},
+		{ID: strings.Repeat("i", queue.MaxID)},
+		{ID: strings.Repeat("\u4e2d", queue.MaxID/3)},
+		{ID: "trace", Trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+	}
+	for i, want := range jobs {
+		if i%2 == 0 {
+			f.enqueue(want)
+		} else {
+			f.add("id", want.ID, "payload", want.Payload, "trace", want.Trace)
+		}
+		c := f.claim(w)
+		if c.ID != want.ID || !bytes.Equal(c.Payload, want.Payload) || c.Trace != want.Trace {
+			f.t.Errorf("%.50q came as %.50q with %d bytes", want.ID, c.ID, len(c.Payload))
+		}
+		// Its way through the hash, and through Q:dead.
+		if _, err := c.Fail(f.ctx, queue.Failure{Error: "e", Delay: time.Hour}); err != nil {
+			f.t.Fatal(err)
+		}
+		f.must(f.Retry(f.ctx, want.ID))
+		if _, err := f.claim(w).Fail(f.ctx, queue.Failure{Error: "e", Permanent: true}); err != nil {
+			f.t.Fatal(err)
+		}
+		f.must(f.Retry(f.ctx, want.ID))
+		if c = f.claim(w); c.ID != want.ID || !bytes.Equal(c.Payload, want.Payload) || c.Trace != want.Trace {
+			f.t.Errorf("%.50q came back as %.50q with %d bytes", want.ID, c.ID, len(c.Payload))
+		}
+		f.must(c.Finish(f.ctx, c.Payload))
+		if _, r, err := f.Find(f.ctx, want.ID); err != nil || r.Result != string(want.Payload) {
+			f.t.Errorf("%.50q: result of %d bytes, %v", want.ID, len(r.Result), err)
+		}
+	}
+	f.empty()
+	if n := len(f.dead()); n != 0 {
+		f.t.Errorf("%d entries in dead", n)
 	}
 }

@@ -44,7 +44,7 @@ func TestLostAnswers(t *testing.T) {
 	f := setup(t, short)
 	client := f.srv.Client(t)
 	client.(*redis.Client).AddHook(losesAnswers{map[string]bool{}})
-	q, err := queue.New(client, "gpuherd", "gpu", short)
+	q, err := queue.New(client, "gpuherd", f.name, short)
 	f.must(err)
 
 	// again repeats what failed for want of an answer.
@@ -92,7 +92,7 @@ func TestLostAnswers(t *testing.T) {
 
 	f.want("finishes", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "r"})
 	f.want("is released", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "r"})
-	f.want("fails", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "e"})
+	f.want("fails", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "e", Reason: queue.Failed})
 	if n := len(f.dead()); n != 1 {
 		t.Errorf("%d entries in dead", n)
 	}

@@ -14,8 +14,12 @@
 //
 //	Q:jobs:high, Q:jobs, Q:jobs:low  streams with the group "workers": jobs that wait or run
 //	Q:job:ID                         hash: what is known of a job
-//	Q:dead                           stream: jobs that failed for good
+//	Q:delayed                        zset: jobs whose time has not come, by that time in ms
+//	Q:dead                           stream: jobs that failed for good, and what was no job
+//	Q:ended                          zset: jobs that ended, by the time in ms when their hash goes
+//	Q:counts                         hash: what happened since ever, and in each minute of the last hour
 //	Q:paused                         while it exists nothing is claimed
+//	Q:cancel                         channel: IDs of running jobs that are to be cancelled
 package queue
 
 import (
@@ -40,6 +44,9 @@ const (
 	maxEntry    = MaxPayload + 16<<10 // bytes of all fields, names and values
 	maxAttempts = 1000                // an entry's max_attempts
 	maxTimeout  = 30 * 24 * time.Hour // an entry's timeout
+	maxTrace    = 1024                // bytes
+	// Seconds; the present in milliseconds is above it, in seconds far below.
+	maxNotBefore = 1e11
 )
 
 // Errors that a caller branches on.
@@ -48,6 +55,10 @@ var (
 	ErrLost = errors.New("lease is lost")
 	// ErrPaused: the queue is paused, nothing is claimed.
 	ErrPaused = errors.New("queue is paused")
+	// ErrUnknown: no job of that ID is known.
+	ErrUnknown = errors.New("no such job")
+	// ErrState: what was asked for cannot be done in the job's state.
+	ErrState = errors.New("its state does not allow that")
 )
 
 // Priority tells which of the three streams a job waits in.
@@ -66,13 +77,18 @@ type Options struct {
 	Block       time.Duration // how long Claim waits for an entry: 1.5 s, as a read cannot be taken back
 	MaxAttempts int           // of a job that does not say: 3
 	ResultTTL   time.Duration // how long a job's hash stays once it has ended: 24 h
+
+	// How long a failed job is delayed: RetryMin, 1 s, after its first attempt,
+	// twice as long each time up to RetryMax, 5 min, of which a random half is
+	// taken off.
+	RetryMin, RetryMax time.Duration
 }
 
 // A Queue is one queue of jobs. It is safe for concurrent use.
 type Queue struct {
 	redis  redis.UniversalClient
 	base   string
-	shared []string // KEYS 1 to 5 of the scripts
+	shared []string // KEYS 1 to 9 of the scripts
 	opts   Options
 }
 
@@ -95,8 +111,17 @@ func New(client redis.UniversalClient, prefix, name string, opts Options) (*Queu
 	if opts.ResultTTL <= 0 {
 		opts.ResultTTL = 24 * time.Hour
 	}
+	if opts.RetryMin <= 0 {
+		opts.RetryMin = time.Second
+	}
+	if opts.RetryMax <= 0 {
+		opts.RetryMax = 5 * time.Minute
+	}
 	q := &Queue{redis: client, base: prefix + ":queue:{" + name + "}", opts: opts}
-	q.shared = []string{q.Key("jobs:high"), q.Key("jobs"), q.Key("jobs:low"), q.Key("dead"), q.Key("paused")}
+	for _, name := range []string{"jobs:high", "jobs", "jobs:low", "dead", "paused", "delayed", "ended", "counts"} {
+		q.shared = append(q.shared, q.Key(name))
+	}
+	q.shared = append(q.shared, q.JobKey(""))
 	return q, nil
 }
 

@@ -15,9 +15,8 @@ import (
 	"gpuherd/units/queue"
 )
 
-func TestPlainXADDIsClaimedAndFinished(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func plainXADDIsClaimedAndFinished(f *fixture) {
+	t := f.t
 	f.add("id", "job-1", "payload", `{"prompt":"a horse"}`, "timeout", "1.5", "trace", "t")
 	c := f.claim(f.Consumer("a"))
 	want := queue.Job{ID: "job-1", Payload: []byte(`{"prompt":"a horse"}`), Timeout: 1500 * time.Millisecond, MaxAttempts: 3, Trace: "t", Priority: queue.Normal}
@@ -41,9 +40,8 @@ func TestPlainXADDIsClaimedAndFinished(t *testing.T) {
 	f.must(c.Finish(f.ctx, []byte("done")))
 }
 
-func TestEnqueueIsIdempotent(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func enqueueIsIdempotent(f *fixture) {
+	t := f.t
 	job := queue.Job{ID: "a:b\u00e9 {x}", Payload: []byte{0, 255, '\n'}, Timeout: 90 * time.Second, MaxAttempts: 7, Trace: "t", Priority: queue.Low}
 	for i, want := range []bool{true, false} {
 		if added, err := f.Enqueue(f.ctx, job); err != nil || added != want {
@@ -67,9 +65,7 @@ func TestEnqueueIsIdempotent(t *testing.T) {
 	}
 }
 
-func TestEndedIDIsAcknowledgedWithoutRunning(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func endedIDIsAcknowledgedWithoutRunning(f *fixture) {
 	w := f.Consumer("a")
 	f.add("id", "job-1", "payload", "1")
 	f.must(f.claim(w).Finish(f.ctx, []byte("first")))
@@ -79,9 +75,7 @@ func TestEndedIDIsAcknowledgedWithoutRunning(t *testing.T) {
 	f.empty()
 }
 
-func TestSameIDTwiceRunsOnce(t *testing.T) {
-	t.Parallel()
-	f := setup(t, queue.Options{Block: short.Block})
+func sameIDTwiceRunsOnce(f *fixture) {
 	f.add("id", "job-1", "payload", "1")
 	f.add("id", "job-1", "payload", "2")
 	c := f.claim(f.Consumer("a"))
@@ -90,51 +84,40 @@ func TestSameIDTwiceRunsOnce(t *testing.T) {
 	f.empty()
 }
 
-// TestFencing: what the loser of a lease still sends changes nothing, by
-// whatever way it lost it.
-func TestFencing(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name      string
-		successor string
-		lease     time.Duration
-	}{
-		{"lease ran out", "b", 100 * time.Millisecond},
-		{"same name after a restart", "a", time.Minute},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			f := setup(t, queue.Options{Lease: tt.lease, Block: 50 * time.Millisecond})
-			f.add("id", "job-1", "payload", "1")
-			old := f.claim(f.Consumer("a"))
-			c := f.claim(f.Consumer(tt.successor))
-			if c.ID != "job-1" || c.Attempt != 2 || string(c.Payload) != "1" {
-				t.Fatalf("successor has %s, attempt %d, %q", c.ID, c.Attempt, c.Payload)
-			}
-			check := func() {
-				t.Helper()
-				f.lost("Renew", old.Renew(f.ctx, "99"))
-				f.lost("Finish", old.Finish(f.ctx, []byte("stale")))
-				_, err := old.Fail(f.ctx, queue.Failure{Error: "stale"})
-				f.lost("Fail", err)
-				f.lost("Release", old.Release(f.ctx))
-			}
-			check()
-			f.want("job-1", queue.Record{State: queue.Running, Attempts: 2, Worker: tt.successor})
-			f.must(c.Renew(f.ctx, ""))
-			f.must(c.Finish(f.ctx, []byte("fresh")))
-			check()
-			f.want("job-1", queue.Record{State: queue.Succeeded, Attempts: 2, Worker: tt.successor, Result: "fresh"})
-			f.empty()
-		})
+// fencing: what the loser of a lease still sends changes nothing, by whatever
+// way it lost it.
+func fencing(successor string) func(f *fixture) {
+	return func(f *fixture) {
+		f.add("id", "job-1", "payload", "1")
+		old := f.claim(f.Consumer("a"))
+		c := f.claim(f.Consumer(successor))
+		if c.ID != "job-1" || c.Attempt != 2 || string(c.Payload) != "1" {
+			f.t.Fatalf("successor has %s, attempt %d, %q", c.ID, c.Attempt, c.Payload)
+		}
+		check := func() {
+			f.t.Helper()
+			f.lost("Renew", old.Renew(f.ctx, "99"))
+			f.lost("Finish", old.Finish(f.ctx, []byte("stale")))
+			_, err := old.Fail(f.ctx, queue.Failure{Error: "stale"})
+			f.lost("Fail", err)
+			f.lost("Release", old.Release(f.ctx))
+		}
+		check()
+		f.want("job-1", queue.Record{State: queue.Running, Attempts: 2, Worker: successor})
+		f.must(c.Renew(f.ctx, ""))
+		f.must(c.Finish(f.ctx, []byte("fresh")))
+		check()
+		f.want("job-1", queue.Record{State: queue.Succeeded, Attempts: 2, Worker: successor, Result: "fresh"})
+		f.empty()
+		if s, err := f.Stats(f.ctx); err != nil || s.Total.Lost != 1 {
+			f.t.Errorf("%d leases were lost, %v", s.Total.Lost, err)
+		}
 	}
 }
 
-// TestFencingByOwner: XCLAIM JUSTID gives an entry away and leaves the
+// fencingByOwner: XCLAIM JUSTID gives an entry away and leaves the
 // delivery count as it is.
-func TestFencingByOwner(t *testing.T) {
-	t.Parallel()
-	f := setup(t, queue.Options{Block: short.Block})
+func fencingByOwner(f *fixture) {
 	f.add("id", "job-1", "payload", "1")
 	c := f.claim(f.Consumer("a"))
 	m := f.redis.XRange(f.ctx, f.Key("jobs"), "-", "+").Val()
@@ -143,9 +126,8 @@ func TestFencingByOwner(t *testing.T) {
 	f.lost("Finish", c.Finish(f.ctx, nil))
 }
 
-func TestLeave(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func leave(f *fixture) {
+	t := f.t
 	idle, busy := f.Consumer("idle"), f.Consumer("busy")
 	f.none(idle)
 	f.add("id", "job-1", "payload", "1")
@@ -159,13 +141,12 @@ func TestLeave(t *testing.T) {
 	f.must(c.Finish(f.ctx, nil))
 }
 
-func TestRenewKeepsTheLease(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func renewKeepsTheLease(f *fixture) {
+	t := f.t
 	f.add("id", "job-1", "payload", "1")
 	c := f.claim(f.Consumer("a"))
 	other := f.Consumer("b")
-	for end := time.Now().Add(3 * short.Lease); time.Now().Before(end); {
+	for end := time.Now().Add(2 * short.Lease); time.Now().Before(end); {
 		f.must(c.Renew(f.ctx, ""))
 		if stolen, err := other.Claim(f.ctx); err != nil || stolen != nil {
 			t.Fatalf("another has it: %v, %v", stolen, err)
@@ -174,9 +155,8 @@ func TestRenewKeepsTheLease(t *testing.T) {
 	f.must(c.Finish(f.ctx, nil))
 }
 
-func TestFailRetriesThenDies(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func failRetriesThenDies(f *fixture) {
+	t := f.t
 	w := f.Consumer("a")
 	f.add("id", "job-1", "payload", "p", "max_attempts", "2", "trace", "t", "unknown", "x")
 	c := f.claim(w)
@@ -186,23 +166,27 @@ func TestFailRetriesThenDies(t *testing.T) {
 			t.Fatalf("first failure: dead %v, %v", dead, err)
 		}
 	}
-	f.want("job-1", queue.Record{State: queue.Waiting, Attempts: 1, Worker: "a", Error: "no luck", Stderr: "traceback"})
+	f.want("job-1", queue.Record{State: queue.Delayed, Attempts: 1, Worker: "a", Error: "no luck", Reason: queue.Failed, Stderr: "traceback"})
+	if due := f.record("job-1").Due; due.Before(f.record("job-1").Started.Add(short.RetryMin / 2)) {
+		t.Errorf("it is due at %v", due)
+	}
 	c = f.claim(w)
 	if c.Attempt != 2 || c.Trace != "t" {
 		t.Errorf("attempt %d, trace %q", c.Attempt, c.Trace)
 	}
+	fail.Reason = "oom"
 	for range 2 {
 		if dead, err := c.Fail(f.ctx, fail); err != nil || !dead {
 			t.Fatalf("last failure: dead %v, %v", dead, err)
 		}
 	}
-	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 2, Worker: "a", Error: "no luck", Stderr: "traceback"})
+	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 2, Worker: "a", Error: "no luck", Reason: "oom", Stderr: "traceback"})
 	f.empty()
 	d := f.dead()
 	if len(d) != 1 {
 		t.Fatalf("%d entries in dead", len(d))
 	}
-	want := map[string]any{"id": "job-1", "payload": "p", "max_attempts": "2", "trace": "t", "error": "no luck", "stderr": "traceback", "attempts": "2", "worker": "a", "stream": f.Key("jobs")}
+	want := map[string]any{"id": "job-1", "payload": "p", "max_attempts": "2", "trace": "t", "error": "no luck", "reason": "oom", "stderr": "traceback", "attempts": "2", "worker": "a", "stream": f.Key("jobs")}
 	if diff := cmp.Diff(want, d[0].Values, cmpopts.IgnoreMapEntries(func(k string, _ any) bool { return k == "failed_ms" || k == "entry" })); diff != "" {
 		t.Errorf("dead entry (-want +got):\n%s", diff)
 	}
@@ -211,12 +195,11 @@ func TestFailRetriesThenDies(t *testing.T) {
 	if dead, err := f.claim(w).Fail(f.ctx, queue.Failure{Error: "bad input", Permanent: true}); err != nil || !dead {
 		t.Errorf("permanent failure: dead %v, %v", dead, err)
 	}
-	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "bad input"})
+	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "bad input", Reason: queue.Permanent})
 }
 
-func TestJobThatKillsItsWorkerDies(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func jobThatKillsItsWorkerDies(f *fixture) {
+	t := f.t
 	f.add("id", "job-1", "payload", "p")
 	for i := range 3 {
 		if c := f.claim(f.Consumer("a")); c.Attempt != i+1 {
@@ -224,16 +207,15 @@ func TestJobThatKillsItsWorkerDies(t *testing.T) {
 		}
 	}
 	f.none(f.Consumer("a"))
-	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 3, Worker: "a", Error: "worker was lost while the job ran"})
+	f.want("job-1", queue.Record{State: queue.Dead, Attempts: 3, Worker: "a", Error: "worker was lost while the job ran", Reason: queue.Lost})
 	if d := f.dead(); len(d) != 1 || d[0].Values["payload"] != "p" {
 		t.Errorf("dead: %v", d)
 	}
 	f.empty()
 }
 
-func TestReleaseCostsNoAttemptAndGoesFirst(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func releaseCostsNoAttemptAndGoesFirst(f *fixture) {
+	t := f.t
 	f.add("id", "job-1", "payload", "p", "max_attempts", "1")
 	f.add("id", "job-2", "payload", "p")
 	c := f.claim(f.Consumer("a"))
@@ -250,9 +232,8 @@ func TestReleaseCostsNoAttemptAndGoesFirst(t *testing.T) {
 	f.empty()
 }
 
-func TestRetryGoesBackToItsPriority(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func retryGoesBackToItsPriority(f *fixture) {
+	t := f.t
 	a := f.Consumer("a")
 	for _, p := range []queue.Priority{queue.Low, queue.Normal, queue.High} {
 		if _, err := f.Enqueue(f.ctx, queue.Job{ID: fmt.Sprint(p), Priority: p}); err != nil {
@@ -268,7 +249,7 @@ func TestRetryGoesBackToItsPriority(t *testing.T) {
 	c := f.claim(a)
 	f.must(c.Release(f.ctx)) // goes by the high stream
 	c = f.claim(a)
-	if _, err := c.Fail(f.ctx, queue.Failure{Error: "x"}); err != nil {
+	if _, err := c.Fail(f.ctx, queue.Failure{Error: "x", Delay: -1}); err != nil {
 		t.Fatal(err)
 	}
 	order = append(order, c.ID)
@@ -351,11 +332,10 @@ func TestTwoEntriesInOneWakeUp(t *testing.T) {
 	f.empty()
 }
 
-// TestEntryDeletedWhileItRuns: XDEL is how an operator with redis-cli takes
+// entryDeletedWhileItRuns: XDEL is how an operator with redis-cli takes
 // a job away.
-func TestEntryDeletedWhileItRuns(t *testing.T) {
-	t.Parallel()
-	f := setup(t, short)
+func entryDeletedWhileItRuns(f *fixture) {
+	t := f.t
 	w := f.Consumer("a")
 	f.add("id", "j", "payload", "p")
 	c := f.claim(w)
@@ -396,10 +376,9 @@ func TestRedisGoneInBetween(t *testing.T) {
 	f.must(f.claim(w).Finish(f.ctx, nil))
 }
 
-// TestTwoWorkersRace: every job is run by one of them, and once.
-func TestTwoWorkersRace(t *testing.T) {
-	t.Parallel()
-	f := setup(t, queue.Options{Block: 50 * time.Millisecond})
+// twoWorkersRace: every job is run by one of them, and once.
+func twoWorkersRace(f *fixture) {
+	t := f.t
 	const jobs = 500
 	for i := range jobs {
 		f.add("id", fmt.Sprintf("job-%d", i), "payload", "p")

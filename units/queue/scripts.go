@@ -2,280 +2,420 @@ package queue
 
 import "github.com/redis/go-redis/v9"
 
-// The scripts about one claim share their first KEYS and ARGV:
+// The scripts share their first KEYS, and those about one claim the first
+// ARGV, too:
 //
-//	KEYS[1] Q:jobs:high   KEYS[2] Q:jobs   KEYS[3] Q:jobs:low
-//	KEYS[4] Q:dead        KEYS[5] Q:paused KEYS[6] Q:job:ID
+//	KEYS[1] Q:jobs:high  KEYS[2] Q:jobs    KEYS[3] Q:jobs:low
+//	KEYS[4] Q:dead       KEYS[5] Q:paused  KEYS[6] Q:delayed
+//	KEYS[7] Q:ended      KEYS[8] Q:counts  KEYS[9] Q:job:, what the hashes' keys begin with
+//	KEYS[10] Q:job:ID, where the script is about one job
 //	ARGV[1] which of KEYS 1 to 3 the entry is in
 //	ARGV[2] the entry's ID
 //	ARGV[3] the consumer  ARGV[4] the delivery count: both must still hold
 //
+// takeScript comes to know by what it reads which job's hash it needs, so that
+// key is not among its KEYS. It is in the same slot. KEYS[9] itself never
+// exists, as no job's ID is empty: that makes a Cluster refuse (TRYAGAIN) all
+// scripts while it moves the slot, when a hash may be elsewhere already.
+//
 // Every script may be sent again after a time-out: what it has done already
 // for the same claim it does not do twice. The field "claim" of the job's hash
-// remembers which claim began, "settled" which one ended the attempt.
+// remembers which claim began, "settled" which one ended the attempt, and
+// "token" by which call of a consumer it began.
 //
 // Needs Redis 6.2. In 6.2 an XCLAIM of a deleted entry answers with a nil, in
 // 7.0 it drops the entry from the group: both are handled.
 const library = `
+local job = KEYS[10]
+local stream, entry, me, deliveries = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ended = {succeeded = true, dead = true, cancelled = true}
+
+local function id() return string.sub(job, #KEYS[9] + 1) end
+
+local function claim() return stream .. '/' .. entry .. '/' .. me .. '/' .. deliveries end
+
 local function held()
-  local p = redis.pcall('XPENDING', KEYS[tonumber(ARGV[1])], 'workers', ARGV[2], ARGV[2], 1)
-  return not p.err and p[1] ~= nil and p[1][2] == ARGV[3] and p[1][4] == tonumber(ARGV[4])
-end
-
-local function claim() return ARGV[1] .. '/' .. ARGV[2] .. '/' .. ARGV[3] .. '/' .. ARGV[4] end
-
-local function now()
-  local t = redis.call('TIME')
-  return string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000))
+  local p = redis.pcall('XPENDING', KEYS[stream], 'workers', entry, entry, 1)
+  return not p.err and p[1] ~= nil and p[1][2] == me and p[1][4] == deliveries
 end
 
 -- The entry goes from the group and from the stream, which would grow for ever.
 local function drop()
-  local stream = KEYS[tonumber(ARGV[1])]
-  redis.call('XACK', stream, 'workers', ARGV[2])
-  redis.call('XDEL', stream, ARGV[2])
+  redis.call('XACK', KEYS[stream], 'workers', entry)
+  redis.call('XDEL', KEYS[stream], entry)
 end
 
-local function fields()
-  local r = redis.call('XRANGE', KEYS[tonumber(ARGV[1])], ARGV[2], ARGV[2])
-  return r[1] and r[1][2]
+-- The fields of an entry, as they are and by name; nil: it is not there.
+local function fields(key, at)
+  local r = redis.call('XRANGE', key, at, at)
+  if not r[1] then return nil end
+  local named = {}
+  for i = 1, #r[1][2], 2 do named[r[1][2][i]] = r[1][2][i + 1] end
+  return r[1][2], named
 end
 
--- The job waits again, as a new entry at the end of stream number to. false:
--- there is no entry to copy, somebody has deleted it.
-local function again(to)
-  local f = fields()
+-- The lease begins anew. Not so where the entry was deleted: then it goes. JUSTID
+-- leaves the delivery count as it is. Before 7.0, which tells its version to
+-- scripts, that also claims an entry that was deleted.
+local function renewed()
+  local r = redis.call('XCLAIM', KEYS[stream], 'workers', me, 0, entry, 'JUSTID')
+  if r[1] and (redis.REDIS_VERSION_NUM or fields(KEYS[stream], entry)) then return true end
   drop()
-  if not f then return false end
-  local entry = redis.call('XADD', KEYS[to], '*', unpack(f))
-  redis.call('HSET', KEYS[6], 'state', 'waiting', 'entry', to .. '/' .. entry)
-  redis.call('HDEL', KEYS[6], 'progress')
+  return false
+end
+
+-- The same as fields, and the entry goes. Out of memory Redis refuses what may
+-- need more unless the script has written something: so this comes first.
+local function remove()
+  local f, named = fields(KEYS[stream], entry)
+  drop()
+  return f, named
+end
+
+-- What a job keeps where it is no entry of a stream, and the most bytes.
+local kept = {'payload', 'timeout', 'max_attempts', 'trace'}
+local most = {id = 256, payload = 262144, timeout = 64, max_attempts = 64, trace = 1024}
+
+-- Counts what happens, by the minute. Once a minute the ended whose hash has
+-- gone are forgotten, and minutes that are over an hour old are added up.
+local function count(what)
+  local minute = math.floor(now / 60000)
+  if redis.call('HINCRBY', KEYS[8], what .. ':' .. minute, 1) > 1 then return end
+  redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', now)
+  local all = redis.call('HGETALL', KEYS[8])
+  for i = 1, #all, 2 do
+    local name, of = string.match(all[i], '^(%l+):(%d+)$')
+    if of and tonumber(of) < minute - 60 then
+      redis.call('HINCRBY', KEYS[8], name, all[i + 1])
+      redis.call('HDEL', KEYS[8], all[i])
+    end
+  end
+end
+
+-- The job waits, as a new entry with the fields f at the end of stream number to.
+local function wait(to, f)
+  local at = redis.call('XADD', KEYS[to], '*', unpack(f))
+  redis.call('HSET', job, 'state', 'waiting', 'entry', to .. '/' .. at)
+  redis.call('HDEL', job, 'progress', 'claim')
+end
+
+-- The job waits until the time due, in ms. Its hash keeps what its entry had.
+local function delay(named, due)
+  for _, name in ipairs(kept) do
+    if named[name] then redis.call('HSET', job, name, named[name]) end
+  end
+  redis.call('HSET', job, 'state', 'delayed', 'due_ms', due)
+  redis.call('HDEL', job, 'progress', 'claim', 'entry')
+  redis.call('ZADD', KEYS[6], due, id())
+end
+
+-- The fields of an entry for the job, from values by name.
+local function again(named)
+  local f = {'id', id()}
+  for _, name in ipairs(kept) do
+    if named[name] then
+      f[#f + 1] = name
+      f[#f + 1] = named[name]
+    end
+  end
+  return f
+end
+
+-- The job that was delayed waits in the stream that it came from.
+local function promote()
+  local h = redis.pcall('HMGET', job, 'state', 'home', unpack(kept))
+  if redis.call('ZREM', KEYS[6], id()) == 0 or h.err or h[1] ~= 'delayed' then return false end
+  local named = {}
+  for i, name in ipairs(kept) do named[name] = h[i + 2] end
+  wait(tonumber(h[2] or 2), again(named))
+  redis.call('HDEL', job, 'due_ms', unpack(kept))
   return true
 end
 
-local function over(state, ttl)
-  redis.call('HSET', KEYS[6], 'state', state, 'finished_ms', now())
-  redis.call('HDEL', KEYS[6], 'progress')
-  redis.call('PEXPIRE', KEYS[6], ttl)
+-- The job has come to its end: the hash, with the fields that follow, stays for
+-- ttl ms.
+local function over(state, ttl, ...)
+  redis.call('HSET', job, 'state', state, 'finished_ms', now, ...)
+  redis.call('HDEL', job, 'progress', 'entry', 'claim', 'token', 'cancel', 'due_ms', unpack(kept))
+  redis.call('PEXPIRE', job, ttl)
+  redis.call('ZADD', KEYS[7], now + ttl, id())
+  count(state)
 end
 
--- The job goes to Q:dead with all that is needed to put it in again. A payload
--- above its limit is told by its size.
-local function bury(why, stderr, attempts, most)
-  local out = {'error', why, 'stderr', stderr, 'attempts', attempts, 'worker', ARGV[3], 'stream', KEYS[tonumber(ARGV[1])], 'entry', ARGV[2], 'failed_ms', now()}
-  local f = fields() or {}
-  local known = {id = true, payload = true, timeout = true, max_attempts = true, trace = true}
-  for i = 1, #f, 2 do
-    if known[f[i]] then
-      known[f[i]] = nil
-      if #f[i + 1] <= most[f[i]] then
-        out[#out + 1] = f[i]
-        out[#out + 1] = f[i + 1]
-      else
-        out[#out + 1] = f[i] .. '_bytes'
-        out[#out + 1] = #f[i + 1]
-      end
+-- The entry goes to Q:dead with all that is needed to put the job in again.
+-- What is above its limit is told by its size. Returns the entry there.
+local function bury(why, reason, stderr, attempts)
+  local out = {'error', why, 'reason', reason, 'stderr', stderr, 'attempts', attempts, 'worker', me,
+    'stream', KEYS[stream], 'entry', entry, 'failed_ms', now}
+  local _, named = remove()
+  for name, limit in pairs(most) do
+    local value = named and named[name]
+    if value then
+      out[#out + 1] = #value <= limit and name or name .. '_bytes'
+      out[#out + 1] = #value <= limit and value or #value
     end
   end
-  redis.call('XADD', KEYS[4], '*', unpack(out))
-  drop()
+  return redis.call('XADD', KEYS[4], '*', unpack(out))
 end
 
-local most = {id = 256, payload = 262144, timeout = 64, max_attempts = 64, trace = 1024}
-local ended = {succeeded = true, dead = true, cancelled = true}
+-- So does the entry of a job that has failed for good.
+local function die(why, reason, stderr, attempts, ttl, ...)
+  local grave = bury(why, reason, stderr, attempts)
+  over('dead', ttl, 'error', why, 'reason', reason, 'stderr', stderr, 'dead', grave, ...)
+end
+
+-- Whether the job waits or runs by its entry other, or is delayed.
+local function elsewhere(state, other)
+  if state == 'delayed' and not other then return redis.call('ZSCORE', KEYS[6], id()) end
+  local s, at = string.match(other or '', '^([123])/(.+)$')
+  return s and fields(KEYS[tonumber(s)], at)
+end
+
+-- Begins an attempt of the job by the entry. Returns a verdict and the number
+-- of attempts:
+--
+--   run        go ahead
+--   delayed    its time has not come
+--   ended      the id has its result already, the entry is gone
+--   duplicate  the id waits or runs by another entry, this one is gone
+--   cancelled  and the entry is gone
+--   paused     the job waits again, before all others
+--   dead       no attempt is left, or the hash is none; the job is in Q:dead
+local function start(limit, ttl, token, due, paused)
+  local h = redis.pcall('HMGET', job, 'state', 'entry', 'claim', 'attempts', 'cancel', 'token')
+  if h.err then
+    bury('key ' .. job .. ' is no hash', 'malformed', '', 0)
+    return 'dead', 0
+  end
+  local state, attempts = h[1], tonumber(h[4] or 0)
+  if ended[state] then
+    drop()
+    return 'ended', attempts
+  end
+  local this = stream .. '/' .. entry
+  if h[2] ~= this and elsewhere(state, h[2]) then
+    drop()
+    return 'duplicate', attempts
+  end
+  if not state then redis.call('HSET', job, 'home', stream, 'enqueued_ms', string.match(entry, '^%d+')) end
+  if h[5] then
+    drop()
+    over('cancelled', ttl)
+    return 'cancelled', attempts
+  end
+  if due > now or paused then
+    local f, named = remove()
+    if not f then
+      over('cancelled', ttl)
+      return 'cancelled', attempts
+    end
+    if due > now then
+      delay(named, due)
+      return 'delayed', attempts
+    end
+    wait(1, f)
+    return 'paused', attempts
+  end
+  -- The consumer never heard that this attempt began: it is the same one.
+  local unheard = state == 'running' and h[6] == token
+  if unheard then
+    attempts = attempts - 1
+  elseif state == 'running' then
+    count('lost')
+  end
+  if attempts >= limit or deliveries > limit + 100 then
+    if state == 'running' then
+      die('worker was lost while the job ran', 'lost', '', attempts, ttl)
+    else
+      local last = redis.call('HMGET', job, 'error', 'reason', 'stderr')
+      die(last[1] or 'no attempt came to an end', last[2] or 'lost', last[3] or '', attempts, ttl)
+    end
+    return 'dead', attempts
+  end
+  attempts = attempts + 1
+  redis.call('HSET', job, 'state', 'running', 'attempts', attempts, 'worker', me,
+    'entry', this, 'claim', claim(), 'token', token, 'started_ms', now)
+  if state then redis.call('HDEL', job, 'progress', 'due_ms') end
+  return 'run', attempts
+end
 `
 
-// enqueueScript puts a job in that is not known yet. Returns 1, or 0.
+// takeScript begins an attempt of an entry that is there now: one that the
+// consumer holds already, else one whose lease ran out, else a new one; high
+// before normal before low. Delayed jobs whose time has come wait again
+// first. What it cannot judge itself, it gives unbegun: parse is to do that.
+// Of what has too many bytes or fields it gives the id only. Returns
 //
-//	KEYS[1] the stream  KEYS[2] Q:job:ID
-//	ARGV[1] the stream's number  ARGV[2…] the entry's fields
-var enqueueScript = redis.NewScript(`
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-local entry = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
-local t = redis.call('TIME')
-redis.call('HSET', KEYS[2], 'state', 'waiting', 'attempts', 0, 'entry', ARGV[1] .. '/' .. entry, 'home', ARGV[1],
-  'enqueued_ms', string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000)))
-return 1`)
-
-// takeScript gives an entry that is there now: one that the consumer holds
-// already, else one whose lease ran out, else a new one; high before normal
-// before low. An entry of too many bytes or fields comes with its id only.
-// Returns nil, "paused" or {stream, entry, delivery count, bytes, fields}.
+//	{"paused"}
+//	{"none", ms until the next delayed job is due, or −1}
+//	{"run", stream, entry, delivery count, attempt, fields}
+//	{"read", stream, entry, delivery count, bytes, fields}
+//	{another verdict of start, delivery count, id}
 //
-//	KEYS[1…3] the streams  KEYS[4] Q:paused
-//	ARGV[1] consumer  ARGV[2] "1": look for what the consumer holds
-//	ARGV[3] lease in ms, 0: do not look for leases that ran out
-//	ARGV[4] most bytes  ARGV[5] most fields
-var takeScript = redis.NewScript(`
-if redis.call('EXISTS', KEYS[4]) == 1 then return 'paused' end
+//	KEYS[1…9] as above, ARGV[3] consumer
+//	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
+//	ARGV[7] token  ARGV[8] "1": look for what the consumer holds
+//	ARGV[9] lease in ms, 0: do not look for leases that ran out
+//	ARGV[10] most bytes  ARGV[11] most fields
+var takeScript = redis.NewScript(library + `
+if redis.call('EXISTS', KEYS[5]) == 1 then return {'paused'} end
 
-local function give(stream, entry, deliveries, fields)
-  local bytes, id = 0, ''
-  for i = 1, #fields, 2 do
-    bytes = bytes + #fields[i] + #fields[i + 1]
-    if fields[i] == 'id' then id = fields[i + 1] end
-  end
-  if bytes > tonumber(ARGV[4]) or #fields > 2 * tonumber(ARGV[5]) then
-    fields = {'id', string.sub(id, 1, 257)}
-  else
-    bytes = 0
-  end
-  return {stream, entry, deliveries, bytes, fields}
+for _, due in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, 16)) do
+  job = KEYS[9] .. due
+  promote()
 end
 
 -- XCLAIM rather than a read of the own entries from 0: that raises the
 -- delivery count without telling append-only file and replicas.
-local function reclaim(stream, idle, ...)
-  for _ = 1, 100 do
-    local p = redis.call('XPENDING', KEYS[stream], 'workers', ...)
-    if not p[1] then return nil end
-    local r = redis.call('XCLAIM', KEYS[stream], 'workers', ARGV[1], idle, p[1][1])
-    if r[1] and r[1][2] then return give(stream, p[1][1], p[1][4] + 1, r[1][2]) end
-    redis.call('XACK', KEYS[stream], 'workers', p[1][1])
+local function reclaim(idle, ...)
+  for i = 1, 3 do
+    for _ = 1, 100 do
+      local p = redis.call('XPENDING', KEYS[i], 'workers', ...)
+      if not p[1] then break end
+      local r = redis.call('XCLAIM', KEYS[i], 'workers', me, idle, p[1][1])
+      if r[1] and r[1][2] then
+        stream, entry, deliveries = i, p[1][1], p[1][4] + 1
+        return r[1][2]
+      end
+      redis.call('XACK', KEYS[i], 'workers', p[1][1])
+    end
   end
 end
 
-if ARGV[2] == '1' then
+local function new()
   for i = 1, 3 do
-    local e = reclaim(i, 0, '-', '+', 1, ARGV[1])
-    if e then return e end
+    local r = redis.call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', 1, 'STREAMS', KEYS[i], '>')
+    if r then
+      stream, entry, deliveries = i, r[1][2][1][1], 1
+      return r[1][2][1][2]
+    end
   end
 end
-if ARGV[3] ~= '0' then
-  for i = 1, 3 do
-    local e = reclaim(i, ARGV[3], 'IDLE', ARGV[3], '-', '+', 1)
-    if e then return e end
-  end
-end
-for i = 1, 3 do
-  local r = redis.call('XREADGROUP', 'GROUP', 'workers', ARGV[1], 'COUNT', 1, 'STREAMS', KEYS[i], '>')
-  if r then
-    local e = r[1][2][1]
-    return give(i, e[1], 1, e[2])
-  end
-end
-return false`)
 
-// startScript begins an attempt. Returns {verdict, attempts}:
-//
-//	run        go ahead, this is attempt number attempts
-//	lost       the entry is another's
-//	paused     the queue is paused, the entry waits again
-//	ended      the id has its result already, the entry is gone
-//	duplicate  the id runs already by another entry, this one is gone
-//	dead       all attempts are used up, the job is in Q:dead
+local f = ARGV[8] == '1' and reclaim(0, '-', '+', 1, me)
+  or ARGV[9] ~= '0' and reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1)
+  or new()
+if not f then
+  local due = redis.call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
+  return {'none', due[2] and math.max(0, due[2] - now) or -1}
+end
+
+local named, bytes = {}, 0
+for i = 1, #f, 2 do
+  named[f[i]] = f[i + 1]
+  bytes = bytes + #f[i] + #f[i + 1]
+end
+if bytes > tonumber(ARGV[10]) or #f > 2 * tonumber(ARGV[11]) then
+  return {'read', stream, entry, deliveries, bytes, {'id', string.sub(named.id or '', 1, 257)}}
+end
+
+-- What parse takes for certain. It knows more, such as times and UTF-8.
+local function plain(name, pattern)
+  local value = named[name]
+  return not value or #value <= most[name] and string.find(value, pattern)
+end
+if not (named.id and plain('id', '^[%w%p ]+$') and #(named.payload or '') <= most.payload and not named.not_before and
+  plain('timeout', '^[1-9]%d?%d?%d?%d?%d?$') and plain('max_attempts', '^[1-9]%d?%d?$') and plain('trace', '^[%w%p ]*$')) then
+  return {'read', stream, entry, deliveries, 0, f}
+end
+job = KEYS[9] .. named.id
+local verdict, attempts = start(tonumber(named.max_attempts or ARGV[5]), ARGV[6], ARGV[7], 0, false)
+if verdict == 'run' then return {verdict, stream, entry, deliveries, attempts, f} end
+return {verdict, deliveries, named.id}`)
+
+// startScript begins an attempt of an entry that was read unbegun. Returns
+// {verdict of start, or "lost", attempt}.
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
+//	ARGV[7] token  ARGV[8] not before this time in ms, 0 for none
 var startScript = redis.NewScript(library + `
 if not held() then return {'lost', 0} end
-local job = redis.call('HMGET', KEYS[6], 'state', 'entry', 'claim', 'attempts')
-local state, other, attempts = job[1], job[2], tonumber(job[4] or 0)
-if state == 'running' and job[3] == claim() then return {'run', attempts} end
-if ended[state] then
-  drop()
-  return {'ended', attempts}
+local verdict, attempts = start(tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), redis.call('EXISTS', KEYS[5]) == 1)
+-- The lease begins now, however long ago the entry was read.
+if verdict == 'run' and not renewed() then
+  over('cancelled', ARGV[6])
+  return {'cancelled', attempts}
 end
-local entry = ARGV[1] .. '/' .. ARGV[2]
-if state == 'running' and other and other ~= entry then
-  local stream, id = string.match(other, '^([123])/(.+)$')
-  local p = redis.pcall('XPENDING', KEYS[tonumber(stream)], 'workers', id, id, 1)
-  if not p.err and p[1] then
-    drop()
-    return {'duplicate', attempts}
-  end
-end
-redis.call('HSETNX', KEYS[6], 'home', ARGV[1])
-redis.call('HSETNX', KEYS[6], 'enqueued_ms', string.match(ARGV[2], '^%d+'))
-if redis.call('EXISTS', KEYS[5]) == 1 then
-  if not again(1) then over('cancelled', ARGV[6]) end
-  return {'paused', attempts}
-end
-if attempts >= tonumber(ARGV[5]) then
-  local why = redis.call('HGET', KEYS[6], 'error')
-  if state == 'running' or not why then
-    why = 'worker was lost while the job ran'
-  end
-  bury(why, redis.call('HGET', KEYS[6], 'stderr') or '', attempts, most)
-  redis.call('HSET', KEYS[6], 'error', why)
-  over('dead', ARGV[6])
-  return {'dead', attempts}
-end
-attempts = attempts + 1
-redis.call('HSET', KEYS[6], 'state', 'running', 'attempts', attempts, 'worker', ARGV[3],
-  'entry', entry, 'claim', claim(), 'started_ms', now())
-redis.call('HDEL', KEYS[6], 'progress')
-return {'run', attempts}`)
+return {verdict, attempts}`)
 
-// renewScript starts the lease anew. Returns 1, or 0 where it is lost. An
-// entry that somebody has deleted is a cancelled job.
+// The scripts that end a claim, and renewScript, begin alike.
+const claimed = library + `
+local h = redis.call('HMGET', job, 'settled', 'claim', 'cancel', 'attempts', 'home', 'state')
+local settled, cancelled, attempts, home = h[1] == claim(), h[3], tonumber(h[4] or 0), tonumber(h[5] or stream)
+local lost = not held() or h[2] and h[2] ~= claim() or ended[h[6]]
+`
+
+// renewScript starts the lease anew. Returns 1, 2 where the job is to be
+// cancelled, or 0 where the lease is lost. An entry that somebody has deleted
+// is a cancelled job.
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] progress, "" for none  ARGV[6] ms to keep the hash of an ended job
-var renewScript = redis.NewScript(library + `
-if not held() then return 0 end
--- JUSTID leaves the delivery count as it is. Before 7.0, which tells its version
--- to scripts, that also claims an entry that was deleted.
-local r = redis.call('XCLAIM', KEYS[tonumber(ARGV[1])], 'workers', ARGV[3], 0, ARGV[2], 'JUSTID')
-if not r[1] or not redis.REDIS_VERSION_NUM and not fields() then
-  drop()
-  redis.call('HSET', KEYS[6], 'error', 'entry was deleted from its stream')
+var renewScript = redis.NewScript(claimed + `
+if lost then return 0 end
+if not renewed() then
   over('cancelled', ARGV[6])
   return 0
 end
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[6], 'progress', ARGV[5]) end
-return 1`)
+if ARGV[5] ~= '' then redis.call('HSET', job, 'progress', ARGV[5]) end
+return cancelled and 2 or 1`)
 
-// finishScript ends a job well. Returns 1, or 0 where the lease is lost.
+// finishScript ends a job well, also where it was to be cancelled: it was too
+// late for that. Returns 1, or 0 where the lease is lost.
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] result  ARGV[6] ms to keep the hash
-var finishScript = redis.NewScript(library + `
-if redis.call('HGET', KEYS[6], 'settled') == claim() then return 1 end
-if not held() then return 0 end
+var finishScript = redis.NewScript(claimed + `
+if settled then return 1 end
+if lost then return 0 end
 drop()
-redis.call('HSET', KEYS[6], 'result', ARGV[5], 'settled', claim())
-redis.call('HDEL', KEYS[6], 'error', 'stderr')
-over('succeeded', ARGV[6])
+if attempts > 1 then redis.call('HDEL', job, 'error', 'reason', 'stderr') end
+over('succeeded', ARGV[6], 'result', ARGV[5], 'settled', claim())
 return 1`)
 
-// failScript ends an attempt badly: the job waits again in the stream it came
-// from, or has used up its attempts and goes to Q:dead. Returns "retry",
-// "dead" or "lost".
+// failScript ends an attempt badly: the job waits again, in the stream that it
+// came from or until its delay is over, or it has used up its attempts and
+// goes to Q:dead. Returns "retry", "dead", "cancelled" or "lost".
 //
 //	KEYS, ARGV[1…4] as above
-//	ARGV[5] error  ARGV[6] end of stderr  ARGV[7] "1": no attempt would help
-//	ARGV[8] most attempts  ARGV[9] ms to keep the hash of an ended job
-var failScript = redis.NewScript(library + `
-if redis.call('HGET', KEYS[6], 'settled') == claim() then
-  return redis.call('HGET', KEYS[6], 'state') == 'dead' and 'dead' or 'retry'
+//	ARGV[5] error  ARGV[6] reason  ARGV[7] end of stderr
+//	ARGV[8] "1": no attempt would help  ARGV[9] most attempts
+//	ARGV[10] delay in ms  ARGV[11] ms to keep the hash of an ended job
+var failScript = redis.NewScript(claimed + `
+if settled then return ended[h[6]] and h[6] or 'retry' end
+if lost then return 'lost' end
+local last = ARGV[8] == '1' or attempts >= tonumber(ARGV[9])
+if last and not cancelled then
+  die(ARGV[5], ARGV[6], ARGV[7], attempts, ARGV[11], 'settled', claim())
+  count('failed')
+  return 'dead'
 end
-if not held() then return 'lost' end
-redis.call('HSET', KEYS[6], 'error', ARGV[5], 'stderr', ARGV[6], 'settled', claim())
-local job = redis.call('HMGET', KEYS[6], 'attempts', 'home')
-local attempts = tonumber(job[1] or 0)
-if ARGV[7] ~= '1' and attempts < tonumber(ARGV[8]) and fields() then
-  again(tonumber(job[2] or ARGV[1]))
-  return 'retry'
+local f, named = remove()
+redis.call('HSET', job, 'error', ARGV[5], 'reason', ARGV[6], 'stderr', ARGV[7], 'settled', claim())
+count('failed')
+if cancelled or not f then
+  over('cancelled', ARGV[11])
+  return 'cancelled'
 end
-bury(ARGV[5], ARGV[6], attempts, most)
-over('dead', ARGV[9])
-return 'dead'`)
+if tonumber(ARGV[10]) > 0 then delay(named, now + ARGV[10]) else wait(home, f) end
+return 'retry'`)
 
 // releaseScript hands a job back as if the attempt had never begun; it is
 // the next to be claimed. Returns 1, or 0 where the lease is lost.
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] ms to keep the hash of an ended job
-var releaseScript = redis.NewScript(library + `
-if redis.call('HGET', KEYS[6], 'settled') == claim() then return 1 end
-if not held() then return 0 end
-if tonumber(redis.call('HGET', KEYS[6], 'attempts') or 0) > 0 then redis.call('HINCRBY', KEYS[6], 'attempts', -1) end
-redis.call('HSET', KEYS[6], 'settled', claim())
-if not again(1) then
-  redis.call('HSET', KEYS[6], 'error', 'entry was deleted from its stream')
-  over('cancelled', ARGV[5])
-end
+var releaseScript = redis.NewScript(claimed + `
+if settled then return 1 end
+if lost then return 0 end
+local f = remove()
+redis.call('HSET', job, 'settled', claim())
+count('released')
+if attempts > 0 then redis.call('HINCRBY', job, 'attempts', -1) end
+if cancelled or not f then over('cancelled', ARGV[5]) else wait(1, f) end
 return 1`)
 
 // buryScript sends an entry that cannot be a job to Q:dead. Returns 1, or 0
@@ -287,25 +427,23 @@ return 1`)
 //	ARGV[7] ms to keep the hash
 var buryScript = redis.NewScript(library + `
 if not held() then return 0 end
-bury(ARGV[5], '', 0, most)
-if ARGV[6] == '1' then
-  local job = redis.call('HMGET', KEYS[6], 'state', 'entry')
-  if not job[1] or job[1] == 'waiting' and job[2] == ARGV[1] .. '/' .. ARGV[2] then
-    redis.call('HSET', KEYS[6], 'error', ARGV[5])
-    over('dead', ARGV[7])
-  end
+local h = redis.pcall('HMGET', job, 'state', 'entry')
+if ARGV[6] == '1' and not h.err and not ended[h[1]] and
+  (h[2] == stream .. '/' .. entry or not elsewhere(h[1], h[2])) then
+  die(ARGV[5], 'malformed', '', 0, ARGV[7])
+else
+  bury(ARGV[5], 'malformed', '', 0)
 end
 return 1`)
 
 // putBackScript moves an entry that was read but not begun to the end of its
 // stream. Returns 1, or 0 where it is another's.
 //
-//	KEYS[1…3], ARGV[1…4] as above
+//	KEYS[1…9], ARGV[1…4] as above
 var putBackScript = redis.NewScript(library + `
 if not held() then return 0 end
-local f = fields()
-if f then redis.call('XADD', KEYS[tonumber(ARGV[1])], '*', unpack(f)) end
-drop()
+local f = remove()
+if f then redis.call('XADD', KEYS[stream], '*', unpack(f)) end
 return 1`)
 
 // leaveScript forgets a consumer, where it holds nothing: with what it holds

@@ -6,10 +6,9 @@ import (
 	"time"
 )
 
-// A Backoff tells how long to wait before Redis is asked again: Min, then
-// twice as long each time up to Max, of which a random half is taken off, so
-// that the workers of a fleet do not come back all at once. The zero value
-// goes from 50 ms to 2 s. It is for one goroutine.
+// A Backoff tells how long to wait before Redis is asked again: Exponential
+// from Min to Max, so that the workers of a fleet do not come back all at once.
+// The zero value goes from 50 ms to 2 s. It is for one goroutine.
 type Backoff struct {
 	Min, Max time.Duration
 
@@ -25,11 +24,17 @@ func (b *Backoff) Next() time.Duration {
 	if most <= 0 {
 		most = 2 * time.Second
 	}
-	d := least << min(b.tries, 30)
-	if d > most || d <= 0 {
-		d = most
-	}
 	b.tries++
+	return Exponential(least, most, b.tries)
+}
+
+// Exponential returns how long to wait after failure number n, from 1: least,
+// then twice as long each time up to most, of which a random half is taken off.
+func Exponential(least, most time.Duration, n int) time.Duration {
+	d := most
+	if shift := max(n-1, 0); shift < 63 && least < most>>shift {
+		d = least << shift
+	}
 	return d/2 + rand.N(d/2+1)
 }
 

@@ -58,7 +58,7 @@ type Exec struct {
 }
 
 // Check says whether the program is there.
-func (e *Exec) Check() error {
+func (e *Exec) Check(context.Context) error {
 	if len(e.Argv) == 0 {
 		return errors.New("cannot run jobs: no program is configured")
 	}
@@ -70,11 +70,8 @@ func (e *Exec) Check() error {
 
 // Run implements Executor.
 func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcome {
-	if a.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, a.Timeout, errTimeout)
-		defer cancel()
-	}
+	ctx, cancel := limited(ctx, a)
+	defer cancel()
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), e.Argv[0], e.Argv[1:]...)
 	cmd.Env = environment(e.Env, a)
 	p, err := startProcess(cmd)
@@ -131,12 +128,10 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 	last, tooLong := out.last()
 	fd3 := len(result.buf) > 0
 	switch code := p.state.ExitCode(); {
-	case killed && errors.Is(context.Cause(ctx), errTimeout):
-		o.Verdict, o.Error = Failed, fmt.Sprintf("timed out after %v", a.Timeout)
 	case killed:
-		o.Verdict, o.Error = Stopped, "stopped"
+		o.Verdict, o.Error = cut(ctx, a)
 	case code == 0 && (fd3 && result.over || !fd3 && tooLong):
-		o.Verdict, o.Error = Permanent, fmt.Sprintf("result is above %d bytes", queue.MaxPayload)
+		o.Verdict, o.Error = Permanent, tooBig
 	case code == 0 && fd3:
 		o.Result = result.buf
 	case code == 0:
@@ -162,8 +157,13 @@ func progressText(line []byte, cut bool) string {
 	if !cut && utf8.Valid(line) && json.Valid(line) {
 		return string(line)
 	}
+	return inert(string(line))
+}
+
+// inert is text that may be shown anywhere: one line, cut where it is long.
+func inert(s string) string {
 	var text strings.Builder
-	for _, r := range string(line) { // a byte that is no UTF-8 is U+FFFD here
+	for _, r := range s { // a byte that is no UTF-8 is U+FFFD here
 		switch {
 		case unicode.IsSpace(r):
 			r = ' '
@@ -177,8 +177,6 @@ func progressText(line []byte, cut bool) string {
 	}
 	return strings.TrimSpace(text.String())
 }
-
-var errTimeout = errors.New("timed out")
 
 // describe is "exit status 1" or "killed by SIGSEGV".
 func describe(s *os.ProcessState) string {

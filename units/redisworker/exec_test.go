@@ -72,7 +72,7 @@ func TestExecOutcomes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			e, out := shell(tt.script)
-			if err := e.Check(); err != nil {
+			if err := e.Check(context.Background()); err != nil {
 				t.Fatal(err)
 			}
 			got := e.Run(context.Background(), Attempt{ID: "j", Payload: []byte(`{"a":1}`), Number: 2, MaxAttempts: 3, Trace: "tr"}, func(string) {})
@@ -261,13 +261,13 @@ func TestExecLargePayload(t *testing.T) {
 func TestExecUnable(t *testing.T) {
 	t.Parallel()
 	e := &Exec{Argv: []string{"/nonexistent/job"}, Output: &lines{}}
-	if err := e.Check(); err == nil {
+	if err := e.Check(context.Background()); err == nil {
 		t.Error("Check found it")
 	}
 	if o := e.Run(context.Background(), Attempt{ID: "j"}, func(string) {}); o.Verdict != Unable {
 		t.Errorf("outcome %+v", o)
 	}
-	if err := (&Exec{}).Check(); err == nil {
+	if err := (&Exec{}).Check(context.Background()); err == nil {
 		t.Error("Check wants no program")
 	}
 }

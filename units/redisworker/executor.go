@@ -3,7 +3,10 @@ package redisworker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	"gpuherd/units/queue"
 )
 
 // An Attempt is one run of a job.
@@ -26,6 +29,7 @@ const (
 	Permanent         // no attempt will go better
 	Stopped           // it was ended because its context was done
 	Unable            // it never began, through no fault of the job
+	Unready           // as Unable, but Check will tell when to try again
 )
 
 // An Outcome is what an Executor has to say about an attempt.
@@ -33,21 +37,51 @@ type Outcome struct {
 	Verdict  Verdict
 	Result   []byte // of Succeeded
 	Error    string // one line, of all others
-	Stderr   string // the end of it, at most 4 KiB
-	Leftover bool   // processes of the job could not be ended
+	Stderr   string // what else the job said of it, at most 4 KiB: the end of its stderr
+	Leftover bool   // what the job began could not be ended
+
+	// Delay, of Failed: the next attempt has no sense before; 0: it is for the
+	// queue to say.
+	Delay time.Duration
 }
 
 // An Executor runs attempts, one at a time.
 type Executor interface {
-	// Check says why no attempt could run at all. It is asked before the
-	// worker tells that it is ready.
-	Check() error
+	// Check says why no attempt could run, with an error that is ErrNotReady
+	// where waiting may mend it. It is asked before the worker tells that it
+	// is ready, and after an attempt that was Unready.
+	Check(ctx context.Context) error
 	// Run runs one attempt to its end. progress may be called any number of
 	// times and does not block. When ctx is done Run ends what it began, at
 	// once where the cause is ErrNow, makes sure it is gone, and returns.
 	Run(ctx context.Context, a Attempt, progress func(string)) Outcome
 }
 
+// ErrNotReady is what an Executor's Check returns, wrapped, while a server that
+// it needs is not up.
+var ErrNotReady = errors.New("not ready")
+
 // ErrNow is the cause of a cancellation that leaves the job no time to end by
 // itself.
 var ErrNow = errors.New("end it at once")
+
+var errTimeout = errors.New("timed out")
+
+// limited is ctx with the attempt's time-out.
+func limited(ctx context.Context, a Attempt) (context.Context, context.CancelFunc) {
+	if a.Timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, a.Timeout, errTimeout)
+}
+
+// cut is what an attempt comes to that was ended because limited's context was
+// done.
+func cut(ctx context.Context, a Attempt) (Verdict, string) {
+	if errors.Is(context.Cause(ctx), errTimeout) {
+		return Failed, fmt.Sprintf("timed out after %v", a.Timeout)
+	}
+	return Stopped, "stopped"
+}
+
+var tooBig = fmt.Sprintf("result is above %d bytes", queue.MaxPayload)

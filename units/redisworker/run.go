@@ -109,8 +109,12 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 	case Unable:
 		w.settle(ctx, c, "handed back", c.Release, more...)
 		return fmt.Errorf("cannot run jobs: %s", o.Error)
+	case Unready:
+		w.settle(ctx, c, "handed back", c.Release, more...)
+		w.pause(ctx, time.Second)
+		return w.able(ctx)
 	default:
-		f := queue.Failure{Error: o.Error, Stderr: o.Stderr, Permanent: o.Verdict == Permanent}
+		f := queue.Failure{Error: o.Error, Stderr: o.Stderr, Permanent: o.Verdict == Permanent, Delay: o.Delay}
 		w.settle(ctx, c, "failed", func(ctx context.Context) error {
 			dead, err := c.Fail(ctx, f)
 			if dead && err == nil {

@@ -56,6 +56,7 @@ type Worker struct {
 	status   string    // what there is to say
 	said     string    // what systemd heard last
 	saidAt   time.Time // and when
+	ready    bool      // systemd was told so
 	deadline time.Time // when a drain has to be over; zero: none is asked for
 }
 
@@ -82,9 +83,6 @@ func New(o Options) *Worker {
 // All that may take long is done by other goroutines, for which this one
 // waits; systemd hears of it only as long as it goes round.
 func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) error {
-	if err := w.Executor.Check(); err != nil {
-		return err
-	}
 	every := time.Second
 	if w.Watchdog > 0 {
 		every = min(every, w.Watchdog/3)
@@ -93,8 +91,12 @@ func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) error {
 	defer w.tick.Stop()
 	w.drain = drain
 
+	if err := w.able(ctx); err != nil {
+		return err
+	}
 	w.say("waiting for Redis at " + w.Where)
 	if w.answers(ctx) {
+		w.ready = true
 		w.Log.Info("ready", "redis", w.Where, "consumer", w.Consumer)
 		w.Notify("READY=1\nSTATUS=idle")
 		w.status, w.said = "idle", "idle"
@@ -113,6 +115,42 @@ func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) error {
 	return err
 }
 
+// able waits until the executor can run jobs, or the worker is told to stop.
+// The error says that it never will.
+func (w *Worker) able(ctx context.Context) error {
+	backoff := redisclient.Backoff{Min: 100 * time.Millisecond, Max: 2 * time.Second}
+	for !w.stopped(ctx) {
+		err := do(w, func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			return w.Executor.Check(ctx)
+		})
+		switch {
+		case err == nil:
+			if backoff.Tries() > 0 {
+				w.Log.Info("jobs can be run")
+			}
+			return nil
+		case !errors.Is(err, ErrNotReady):
+			return err
+		case backoff.Tries() == 0:
+			w.Log.Warn("no job can be run yet, trying again", "error", err)
+		}
+		w.extend()
+		w.say("waiting: " + err.Error())
+		w.pause(ctx, backoff.Next())
+	}
+	return nil
+}
+
+// extend has systemd wait longer for READY=1: starting takes as long as what
+// the worker needs is away, and TimeoutStartSec= is not to end it, sd_notify(3).
+func (w *Worker) extend() {
+	if !w.ready {
+		w.Notify("EXTEND_TIMEOUT_USEC=30000000")
+	}
+}
+
 // answers waits for Redis to answer for the first time; false if told to stop.
 func (w *Worker) answers(ctx context.Context) bool {
 	for !w.stopped(ctx) {
@@ -125,9 +163,7 @@ func (w *Worker) answers(ctx context.Context) bool {
 			w.back()
 			return true
 		}
-		// Starting takes as long as Redis is away: TimeoutStartSec= is not
-		// to end it, sd_notify(3).
-		w.Notify("EXTEND_TIMEOUT_USEC=30000000")
+		w.extend()
 		w.away(err)
 		w.pause(ctx, w.backoff.Next())
 	}

@@ -18,7 +18,7 @@ import (
 // A script is an Executor whose jobs are functions.
 type script func(ctx context.Context, a Attempt, progress func(string)) Outcome
 
-func (s script) Check() error { return nil }
+func (s script) Check(context.Context) error { return nil }
 
 func (s script) Run(ctx context.Context, a Attempt, progress func(string)) Outcome {
 	return s(ctx, a, progress)
@@ -207,8 +207,8 @@ func TestVerdicts(t *testing.T) {
 	})})
 	for id, want := range map[string]queue.Record{
 		"succeeds": {State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "r"},
-		"fails":    {State: queue.Dead, Attempts: 3, Worker: "a", Error: "no 3", Stderr: "e"},
-		"cannot":   {State: queue.Dead, Attempts: 1, Worker: "a", Error: "never", Stderr: "e"},
+		"fails":    {State: queue.Dead, Attempts: 3, Worker: "a", Error: "no 3", Reason: queue.Failed, Stderr: "e"},
+		"cannot":   {State: queue.Dead, Attempts: 1, Worker: "a", Error: "never", Reason: queue.Permanent, Stderr: "e"},
 	} {
 		f.until(id, func() bool { return f.record(id).State == want.State })
 		got := f.record(id)

@@ -1,0 +1,81 @@
+package queue_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"gpuherd/units/queue"
+)
+
+// counts counts what a client sends.
+type counts struct{ n atomic.Int64 }
+
+func (*counts) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (*counts) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (c *counts) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.n.Add(1)
+		return next(ctx, cmd)
+	}
+}
+
+// TestIdleWorkerAsksSeldom: at most one command a second, with the default
+// times; here all is twenty times as fast.
+func TestIdleWorkerAsksSeldom(t *testing.T) {
+	t.Parallel()
+	const faster = 20
+	f := setup(t, queue.Options{})
+	client := f.srv.Client(t)
+	sent := &counts{}
+	client.(*redis.Client).AddHook(sent)
+	q, err := queue.New(client, "gpuherd", f.name, queue.Options{Lease: f.Lease() / faster, Block: 1500 * time.Millisecond / faster})
+	f.must(err)
+	// A delayed job is no reason to ask more often.
+	f.enqueue(queue.Job{ID: "later", NotBefore: time.Now().Add(time.Hour)})
+	w := q.Consumer("a")
+	f.none(w)
+	begin, before := time.Now(), sent.n.Load()
+	for range 100 {
+		if c, err := w.Claim(f.ctx); err != nil || c != nil {
+			t.Fatalf("claimed %v, %v", c, err)
+		}
+	}
+	seconds := time.Since(begin).Seconds() * faster
+	if n := sent.n.Load() - before; float64(n) > seconds {
+		t.Errorf("%d commands in what stands for %.0f s", n, seconds)
+	} else {
+		t.Logf("%.2f commands a second", float64(n)/seconds)
+	}
+}
+
+// TestDelayedJobsAmongIdleWorkers: who put a job off is busy when its time
+// comes, and those who wait have not heard of it.
+func TestDelayedJobsAmongIdleWorkers(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Lease: 3 * time.Second, Block: short.Block})
+	idle := f.Consumer("idle")
+	f.none(idle) // and looks again within a sixth of the lease
+	busy := f.Consumer("busy")
+	for i := range 3 {
+		id := fmt.Sprint(i)
+		f.enqueue(queue.Job{ID: id})
+		if _, err := f.claim(busy).Fail(f.ctx, queue.Failure{Error: "e", Delay: 50 * time.Millisecond}); err != nil {
+			t.Fatal(err)
+		}
+		c := f.claim(idle)
+		if c.ID != id || c.Attempt != 2 {
+			t.Errorf("claimed %s, attempt %d", c.ID, c.Attempt)
+		}
+		f.must(c.Finish(f.ctx, nil))
+	}
+	f.empty()
+}
