@@ -61,7 +61,7 @@ test: dependencies tree ## run every test: units, then acceptance in disposable 
 	$(GO) test -race -timeout 10m ./...
 	@# One after the other: of a single package go shows the tests as they end.
 	$(GO) test -tags machine -timeout 15m -v ./packaging/machine
-	$(GO) test -tags machine -timeout 15m -v ./packaging/acceptance
+	$(GO) test -tags machine -timeout 20m -v ./packaging/acceptance
 
 check: ## run the tests that need neither root nor a machine
 	$(GO) vet ./...
