@@ -15,7 +15,7 @@ import (
 
 // Bounds of one reading.
 const (
-	readTimeout = 5 * time.Second
+	readTimeout = 15 * time.Second
 	maxRecords  = 50_000   // far more events than the relay keeps
 	maxBytes    = 64 << 20 // of journalctl's output
 	maxLine     = 1 << 20
@@ -31,7 +31,7 @@ type Journal struct {
 	// Command is how journalctl is started; nil: by its name.
 	Command []string
 
-	// Bounds of one reading; 0: 5 s, 50,000 records and 64 MiB of output.
+	// Bounds of one reading; 0: 15 s, 50,000 records and 64 MiB of output.
 	Timeout    time.Duration
 	MaxRecords int
 	MaxBytes   int

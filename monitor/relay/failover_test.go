@@ -52,6 +52,7 @@ func (m *monitor) converged(c redis.UniversalClient) {
 			m.t.Logf("herd at %d, relay %+v, %v", m.herd.Seq(), m.relay.Stats(), m.relay.Ready())
 		}
 	})
+	began := time.Now()
 	eventually(m.t, "the state in Redis is that of the herd", func() bool {
 		s := m.relay.Stats()
 		if !s.Connected || s.Pending > 0 {
@@ -68,6 +69,7 @@ func (m *monitor) converged(c redis.UniversalClient) {
 		last, err := c.XRevRangeN(m.t.Context(), "gpuherd:{box}:events", "+", "-", 1).Result()
 		return err == nil && len(last) == 1 && reflect.DeepEqual(raw, want) && last[0].Values["seq"] == strconv.FormatUint(m.herd.Seq(), 10)
 	})
+	m.t.Logf("converged %v after Redis took writes again", time.Since(began).Round(time.Millisecond))
 	all := events(m.t, c)
 	all = all[slices.IndexFunc(all, func(e entry) bool { return e.Epoch == m.relay.Stats().Epoch }):]
 	inOrder(m.t, all)

@@ -125,6 +125,7 @@ func settings() []setting {
 				conf:     withGPUs,
 				hardware: &hardware{mixed(), "whole"},
 				tests:    []string{"TestWorkersKnowTheirGPU", "TestMIGComesAndGoes", "TestGPULostAndBack", "TestNVMLInTrouble", "TestRescanFails"},
+				loud:     true,
 			},
 			setting{
 				name:     "slow-gpus-" + string(suite),
