@@ -1,14 +1,18 @@
-// Command bench measures gpuherd against systemd's own tools and against PM2,
-// side by side in one run, and writes a table and a JSON file:
+// Command bench measures gpuherd against systemd's own tools, PM2, asynq and
+// BullMQ, side by side in one run, and writes a table and a JSON file:
 //
 //   - the generator for 8 GPUs and for 16 with MIG, next to
 //     systemd-fstab-generator;
 //   - the monitor's memory with 64 workers, next to PM2's daemon and relay;
 //   - from the SIGKILL of one of 64 workers to the message at a Redis
-//     subscriber, next to PM2 with the relay that its users write.
+//     subscriber, next to PM2 with the relay that its users write;
+//   - from the enqueuing of a job to an idle worker that has it, and how long
+//     workers take for a backlog, next to asynq and BullMQ;
+//   - from the SIGKILL of a redis-worker to its job running again, and its
+//     memory.
 //
-// It needs root, and installs PM2 (and node, where there is none) into the
-// user's cache folder.
+// It needs root, and installs PM2 and BullMQ (and node, where there is none)
+// into the user's cache folder.
 package main
 
 import (
@@ -28,9 +32,9 @@ func main() {
 	out := flag.String("out", "dist/bench", "`folder` for the JSON file")
 	runs := flag.Int("runs", 500, "how often each generator runs")
 	kills := flag.Int("kills", 258, "how many workers of each supervisor are killed")
-	only := flag.String("only", "", "measure one `part` alone: generator or crashes")
+	only := flag.String("only", "", "measure one `part` alone: generator, crashes or queue")
 	flag.Parse()
-	if flag.NArg() > 0 || !slices.Contains([]string{"", partGenerator, partCrashes}, *only) {
+	if flag.NArg() > 0 || !slices.Contains([]string{"", partGenerator, partCrashes, partQueue}, *only) {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -47,20 +51,26 @@ func main() {
 const (
 	partGenerator = "generator"
 	partCrashes   = "crashes"
+	partQueue     = "queue"
 )
 
 // bench measures everything, or one part of it, and reports.
 func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
 	r := newResult()
-	if only != partCrashes {
+	if only == "" || only == partGenerator {
 		for _, s := range shapes {
 			if err := benchGenerator(r, tree, s, runs); err != nil {
 				return err
 			}
 		}
 	}
-	if only != partGenerator {
+	if only == "" || only == partCrashes {
 		if err := benchCrashes(ctx, r, tree, kills); err != nil {
+			return err
+		}
+	}
+	if only == "" || only == partQueue {
+		if err := benchQueue(ctx, r, tree); err != nil {
 			return err
 		}
 	}
