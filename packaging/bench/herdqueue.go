@@ -35,20 +35,17 @@ func work(ctx context.Context, q *queue.Queue, workers int, have func(claimed)) 
 	for i := range workers {
 		consumer := q.Consumer("bench-" + strconv.Itoa(i))
 		group.Go(func() error {
-			for ctx.Err() == nil {
-				c, err := consumer.Claim(context.WithoutCancel(ctx))
-				if err != nil {
-					return err
-				}
+			var c *queue.Claim
+			var err error
+			for ctx.Err() == nil && err == nil {
 				if c == nil {
+					c, err = consumer.Claim(context.WithoutCancel(ctx))
 					continue
 				}
 				have(claimed{c.ID, time.Now()})
-				if err := c.Finish(context.WithoutCancel(ctx), nil); err != nil {
-					return err
-				}
+				c, err = consumer.Finish(context.WithoutCancel(ctx), c, nil)
 			}
-			return nil
+			return err
 		})
 	}
 	return group
