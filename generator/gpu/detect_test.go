@@ -53,13 +53,13 @@ func TestExcluded(t *testing.T) {
 			}
 		}
 	}
-	replace := func(name string, make func(t *testing.T, file string)) func(*testing.T, string) {
+	replace := func(name string, put func(t *testing.T, file string)) func(*testing.T, string) {
 		return func(t *testing.T, root string) {
 			file := filepath.Join(root, dir, name)
 			if err := os.Remove(file); err != nil {
 				t.Fatal(err)
 			}
-			make(t, file)
+			put(t, file)
 		}
 	}
 	folder := func(t *testing.T, file string) {

@@ -140,7 +140,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		err := w.session(ctx)
 		told := w.subscribed.Swap(false)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the session ended as it was asked to
 		}
 		if told {
 			w.handler.Lost(time.Now().UnixMicro())

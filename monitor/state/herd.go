@@ -71,7 +71,7 @@ func (h *Herd) Observe(o Observation) {
 
 // Sync takes the whole herd. Units not in it leave; where a unit is not as it
 // was, the event of its phase is marked as resynced.
-func (h *Herd) Sync(herd []Observation, reason string) {
+func (h *Herd) Sync(herd []Observation, _ string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var d Delta

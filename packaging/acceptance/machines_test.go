@@ -64,11 +64,11 @@ const withGPUs = "[Service redis-worker]\nEnabled=no\n"
 // order are not those of the bus.
 func mixed() nvmltest.Scenario { return anywhereNear(nvmltest.Shuffled(nvmltest.EightA100())) }
 
-// few is a machine with three GPUs of which one has MIG, not divided yet; again
+// few is a machine with four GPUs of which one has MIG, not divided yet; again
 // in different orders.
 func few() nvmltest.Scenario {
 	s := nvmltest.EightH100()
-	s.GPUs = s.GPUs[:3]
+	s.GPUs = s.GPUs[:4]
 	s.GPUs[1].MIG = nvmltest.MIGEnabled
 	return anywhereNear(nvmltest.Shuffled(s))
 }

@@ -39,24 +39,25 @@ ExecStart=/bin/sleep infinity
 type herd struct {
 	machine *machine.Machine
 	tree    string
-	leader  int         // its PID 1, as this process sees it
-	pids    map[int]int // worker → its process, as the container sees it
+	workers int
+	leader  int            // its PID 1, as this process sees it
+	pids    map[string]int // unit → its process, as the container sees it
 }
 
-// startHerd boots the container and waits until Redis tells of every worker.
-// share is the folder of the socket.
-func startHerd(ctx context.Context, tree, share string, db *redis.Client) (h *herd, err error) {
+// startHerd boots the container with workers on each of some GPUs, and waits
+// until Redis tells of every worker. share is the folder of the socket.
+func startHerd(ctx context.Context, tree, share string, db *redis.Client, gpus, workersEach int) (h *herd, err error) {
 	extra, err := os.MkdirTemp("", "gpuherd-bench-")
 	if err != nil {
 		return nil, err
 	}
-	h = &herd{tree: extra, pids: map[int]int{}}
+	h = &herd{tree: extra, workers: gpus * workersEach, pids: map[string]int{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.stop())
 		}
 	}()
-	conf := fmt.Sprintf("[GPU]\nCount=%d\nSimulate=yes\n[Service redis-worker]\nEnabled=no\n[Redis]\nURL=unix://%s/redis.sock\n", workers, machine.SharePath)
+	conf := fmt.Sprintf("[GPU]\nCount=%d\nSimulate=yes\n[Service redis-worker]\nEnabled=no\n[Service bench]\nInstances=%d\n[Redis]\nURL=unix://%s/redis.sock\n", gpus, workersEach, machine.SharePath)
 	wants := filepath.Join(extra, "etc/systemd/system/multi-user.target.wants")
 	err = errors.Join(
 		os.Chmod(extra, 0o755),
@@ -104,23 +105,23 @@ func (h *herd) waitWorkers(ctx context.Context, db *redis.Client) error {
 	for {
 		raw, err := db.HGetAll(ctx, relay.Key("gpuherd", hostName, "units")).Result()
 		if err != nil {
-			return fmt.Errorf("cannot read the herd's units (%d of %d run): %w", len(h.pids), workers, err)
+			return fmt.Errorf("cannot read the herd's units (%d of %d run): %w", len(h.pids), h.workers, err)
 		}
-		for _, data := range raw {
+		for unit, data := range raw {
 			var u state.Unit
 			if err := json.Unmarshal([]byte(data), &u); err != nil {
 				return fmt.Errorf("cannot read unit %q: %w", data, err)
 			}
 			if u.Service == "bench" && u.Sub == "running" {
-				h.pids[*u.GPU] = int(u.PID)
+				h.pids[unit] = int(u.PID)
 			}
 		}
-		if len(h.pids) == workers {
+		if len(h.pids) == h.workers {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("only %d of %d workers run", len(h.pids), workers)
+			return fmt.Errorf("only %d of %d workers run", len(h.pids), h.workers)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -168,9 +169,10 @@ func (h *herd) victim(i int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	pid, ok := inside[h.pids[i]]
+	inner := h.pids[fmt.Sprintf("bench@%d.service", i)]
+	pid, ok := inside[inner]
 	if !ok {
-		return 0, fmt.Errorf("process %d of the container is gone", h.pids[i])
+		return 0, fmt.Errorf("process %d of the container is gone", inner)
 	}
 	return pid, nil
 }
@@ -193,7 +195,7 @@ func (h *herd) told(payload string) (worker int, what change, err error) {
 		what = crashed
 	case state.Running:
 		what = running
-		h.pids[worker] = int(m.Data.PID)
+		h.pids[m.Data.Name] = int(m.Data.PID)
 	}
 	return worker, what, nil
 }

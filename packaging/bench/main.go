@@ -4,6 +4,8 @@
 //   - the generator for 8 GPUs and for 16 with MIG, next to
 //     systemd-fstab-generator;
 //   - the monitor's memory with 64 workers, next to PM2's daemon and relay;
+//   - the monitor's memory and CPU with 256 units, at rest and while systemd
+//     makes as many transitions as it can, next to systemd itself;
 //   - from the SIGKILL of one of 64 workers to the message at a Redis
 //     subscriber, next to PM2 with the relay that its users write;
 //   - from the enqueuing of a job to an idle worker that has it, and how long
@@ -22,7 +24,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -32,9 +36,9 @@ func main() {
 	out := flag.String("out", "dist/bench", "`folder` for the JSON file")
 	runs := flag.Int("runs", 500, "how often each generator runs")
 	kills := flag.Int("kills", 258, "how many workers of each supervisor are killed")
-	only := flag.String("only", "", "measure one `part` alone: generator, crashes or queue")
+	only := flag.String("only", "", "measure one `part` alone: "+strings.Join(parts, ", "))
 	flag.Parse()
-	if flag.NArg() > 0 || !slices.Contains([]string{"", partGenerator, partCrashes, partQueue}, *only) {
+	if flag.NArg() > 0 || (*only != "" && !slices.Contains(parts, *only)) {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -50,28 +54,35 @@ func main() {
 // The parts of -only.
 const (
 	partGenerator = "generator"
+	partMonitor   = "monitor"
 	partCrashes   = "crashes"
 	partQueue     = "queue"
 )
 
+var parts = []string{partGenerator, partMonitor, partCrashes, partQueue}
+
 // bench measures everything, or one part of it, and reports.
 func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
 	r := newResult()
-	if only == "" || only == partGenerator {
-		for _, s := range shapes {
-			if err := benchGenerator(r, tree, s, runs); err != nil {
-				return err
+	for _, part := range parts {
+		if only != "" && only != part {
+			continue
+		}
+		var err error
+		switch part {
+		case partGenerator:
+			for _, s := range shapes {
+				err = errors.Join(err, benchGenerator(r, tree, s, runs))
 			}
+		case partMonitor:
+			err = benchMonitor(ctx, r, tree)
+		case partCrashes:
+			err = benchCrashes(ctx, r, tree, kills)
+		case partQueue:
+			err = benchQueue(ctx, r, tree)
 		}
-	}
-	if only == "" || only == partCrashes {
-		if err := benchCrashes(ctx, r, tree, kills); err != nil {
-			return err
-		}
-	}
-	if only == "" || only == partQueue {
-		if err := benchQueue(ctx, r, tree); err != nil {
-			return err
+		if err != nil {
+			return fmt.Errorf("%s: %w", part, err)
 		}
 	}
 	path, err := r.save(out)
@@ -88,7 +99,7 @@ func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
 func benchGenerator(r *result, tree string, s shape, runs int) error {
 	ours, theirs, err := timeGenerators(tree, s, runs)
 	if err != nil {
-		return fmt.Errorf("generators: %w", err)
+		return err
 	}
 	note := fmt.Sprintf("%d runs in turn", len(ours))
 	r.addTimes("gpuherd-generator, "+s.name, times(ours), note)
@@ -115,30 +126,21 @@ func peak(runs []generatorRun) float64 {
 }
 
 func benchCrashes(ctx context.Context, r *result, tree string, kills int) (err error) {
-	share, err := os.MkdirTemp("", "gpuherd-bench-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(share)) }()
-	// The monitor connects as its own user.
-	if err := os.Chmod(share, 0o755); err != nil {
-		return err
-	}
 	modules, err := installPM2(ctx)
 	if err != nil {
 		return err
 	}
-	db, socket, stopRedis, err := startRedis(ctx, share)
+	db, share, stopRedis, err := startRedis(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopRedis()) }()
-	ours, err := startHerd(ctx, tree, share, db)
+	ours, err := startHerd(ctx, tree, share, db, workers, 1)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, ours.stop()) }()
-	theirs, err := startPM2(ctx, modules, socket, workers)
+	theirs, err := startPM2(ctx, modules, filepath.Join(share, redisSocket), workers)
 	if err != nil {
 		return err
 	}

@@ -166,15 +166,10 @@ var drainGoal = []float64{0, 0.5, 0}
 
 // withRedis runs do with a Redis of its own.
 func withRedis(ctx context.Context, do func(socket string) error) (err error) {
-	dir, err := os.MkdirTemp("", "gpuherd-bench-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	_, socket, stop, err := startRedis(ctx, dir)
+	_, dir, stop, err := startRedis(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	return do(socket)
+	return do(filepath.Join(dir, redisSocket))
 }

@@ -13,10 +13,25 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
+const redisSocket = "redis.sock"
+
 // startRedis starts a redis-server that keeps nothing and listens on a unix
-// socket in dir only, which a machine can share. stop ends it.
-func startRedis(ctx context.Context, dir string) (db *redis.Client, socket string, stop func() error, err error) {
-	socket = filepath.Join(dir, "redis.sock")
+// socket only, in a folder of its own, which a machine can share. stop ends it.
+func startRedis(ctx context.Context) (db *redis.Client, dir string, stop func() error, err error) {
+	dir, err = os.MkdirTemp("", "gpuherd-bench-")
+	if err != nil {
+		return nil, "", nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+	// The monitor connects as its own user.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, "", nil, err
+	}
+	socket := filepath.Join(dir, redisSocket)
 	server := exec.CommandContext(context.WithoutCancel(ctx), "redis-server", "--port", "0", "--unixsocket", socket, "--unixsocketperm", "777", "--save", "", "--appendonly", "no", "--dir", dir)
 	server.Stderr = os.Stderr
 	if err := server.Start(); err != nil {
@@ -30,7 +45,7 @@ func startRedis(ctx context.Context, dir string) (db *redis.Client, socket strin
 		closed := db.Close()
 		killed := server.Process.Kill()
 		_ = server.Wait() // "signal: killed" is what was asked for
-		return errors.Join(closed, killed)
+		return errors.Join(closed, killed, os.RemoveAll(dir))
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -41,5 +56,5 @@ func startRedis(ctx context.Context, dir string) (db *redis.Client, socket strin
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	return db, socket, stop, nil
+	return db, dir, stop, nil
 }

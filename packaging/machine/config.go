@@ -71,7 +71,7 @@ type Config struct {
 // Defaults of Config.
 const (
 	DefaultMemory      = 1500 << 20
-	DefaultBootTimeout = 2 * time.Minute
+	DefaultBootTimeout = 5 * time.Minute
 )
 
 // SharePath is where Config.Share is seen inside a machine. On the host

@@ -68,14 +68,14 @@ func EnsureImage(ctx context.Context, cacheDir string, suite Suite, log io.Write
 		return Image{}, fmt.Errorf("cannot make an image: %w", err)
 	}
 	start := time.Now()
-	fmt.Fprintf(log, "machine: making the %s image, once, by mmdebstrap (about half a minute)\n", suite)
+	_, _ = fmt.Fprintf(log, "machine: making the %s image, once, by mmdebstrap (about half a minute)\n", suite)
 	if err := r.build(ctx, building, log); err != nil {
 		return Image{}, errors.Join(fmt.Errorf("cannot make the %s image: %w", suite, err), os.RemoveAll(building))
 	}
 	if err := os.Rename(building, final); err != nil {
 		return Image{}, fmt.Errorf("cannot keep the %s image: %w", suite, err)
 	}
-	fmt.Fprintf(log, "machine: made the %s image in %.0f s: %s\n", suite, time.Since(start).Seconds(), final)
+	_, _ = fmt.Fprintf(log, "machine: made the %s image in %.0f s: %s\n", suite, time.Since(start).Seconds(), final)
 	removeOld(cacheDir, suite, log)
 	return image, nil
 }
@@ -96,7 +96,7 @@ func removeOld(cacheDir string, suite Suite, log io.Writer) {
 			continue
 		}
 		if err := os.RemoveAll(dir); err != nil {
-			fmt.Fprintf(log, "machine: cannot remove an old image: %v\n", err)
+			_, _ = fmt.Fprintf(log, "machine: cannot remove an old image: %v\n", err)
 		}
 	}
 }
@@ -122,7 +122,7 @@ func (r recipe) build(ctx context.Context, dir string, log io.Writer) error {
 	if err := r.customise(tree); err != nil {
 		return err
 	}
-	fmt.Fprintf(log, "machine: making the disk of the %s image\n", r.Suite)
+	_, _ = fmt.Fprintf(log, "machine: making the disk of the %s image\n", r.Suite)
 	disk := filepath.Join(dir, "disk.ext4")
 	// No journal: no disk outlives its machine's crash.
 	return runQuietly(ctx, log, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0",
@@ -234,7 +234,7 @@ func runProgram(ctx context.Context, log io.Writer, namespaces uintptr, name str
 			p.kill()
 			return fmt.Errorf("%s: %w", name, context.Cause(ctx))
 		case <-tick.C:
-			fmt.Fprintf(log, "machine: %s runs for %.0f s\n", name, time.Since(start).Seconds())
+			_, _ = fmt.Fprintf(log, "machine: %s runs for %.0f s\n", name, time.Since(start).Seconds())
 		}
 	}
 }

@@ -255,7 +255,7 @@ func (m *Machine) Report(w io.Writer) {
 	default:
 	}
 	if !answers {
-		fmt.Fprintln(w, "--- its journal cannot be reached ---")
+		_, _ = fmt.Fprintln(w, "--- its journal cannot be reached ---")
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)

@@ -253,7 +253,7 @@ func halves(o state.Observation) (service, unit map[string]dbus.Variant) {
 	if err != nil {
 		panic(err)
 	}
-	v := func(x any) dbus.Variant { return dbus.MakeVariant(x) }
+	v := dbus.MakeVariant
 	service = map[string]dbus.Variant{
 		"Result": v(o.Result), "MainPID": v(o.MainPID), "ExecMainPID": v(o.ExecMainPID), "ExecMainCode": v(o.ExecMainCode),
 		"ExecMainStatus": v(o.ExecMainStatus), "NRestarts": v(o.NRestarts), "StatusText": v(o.StatusText),
