@@ -79,9 +79,10 @@ fuzz: ## fuzz every parser for FUZZTIME each
 			echo "$$dir $$name"; $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
 		done; done
 
-bench: dependencies tree ## measure against systemd's own tools and PM2, in one run
+bench: dependencies tree ## measure against systemd's own tools, PM2, asynq and BullMQ, in one run
 	@mkdir -p $(TOOLS)
 	@$(GOBUILD) -o $(TOOLS)/ ./packaging/bench
+	@cd packaging/bench/peers && $(GOBUILD) -o $(CURDIR)/$(TOOLS)/bench-asynq .
 	@$(TOOLS)/bench -tree $(TREE)
 
 install: build ## install into DESTDIR (default: this machine)

@@ -98,7 +98,14 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 	}
 	switch o.Verdict {
 	case Succeeded:
-		w.settle(ctx, c, "finished", func(ctx context.Context) error { return c.Finish(ctx, o.Result) }, more...)
+		last := w.stopped(ctx)
+		w.settle(ctx, c, "finished", func(ctx context.Context) (err error) {
+			if last {
+				return c.Finish(ctx, o.Result)
+			}
+			w.next, err = w.consumer.Finish(ctx, c, o.Result)
+			return err
+		}, more...)
 	case Stopped:
 		if o.Leftover {
 			// It may still be at work: nobody else is to begin before the

@@ -50,6 +50,7 @@ type Worker struct {
 	consumer *queue.Consumer
 	backoff  redisclient.Backoff
 	drain    <-chan struct{}
+	next     *queue.Claim // claimed while the last job was finished
 
 	tick     *time.Ticker
 	lastBeat time.Time
@@ -178,10 +179,13 @@ func (w *Worker) work(ctx context.Context) error {
 	}
 	for !w.stopped(ctx) {
 		// Not ctx: a read that was given up may have been given a job.
-		r := do(w, func() claimed {
-			c, err := w.consumer.Claim(context.WithoutCancel(ctx))
-			return claimed{c, err}
-		})
+		r := claimed{claim: w.next}
+		if w.next = nil; r.claim == nil {
+			r = do(w, func() claimed {
+				c, err := w.consumer.Claim(context.WithoutCancel(ctx))
+				return claimed{c, err}
+			})
+		}
 		switch {
 		case errors.Is(r.err, queue.ErrPaused):
 			w.back()
@@ -201,6 +205,9 @@ func (w *Worker) work(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if w.next != nil {
+		w.settle(ctx, w.next, "handed back", w.next.Release)
 	}
 	return nil
 }
