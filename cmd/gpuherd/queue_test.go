@@ -32,7 +32,7 @@ func newTestWorker(tb testing.TB, srv *redistest.Server) *testWorker {
 	return &testWorker{consumer: q.Consumer("h/redis-worker@0")}
 }
 
-// do takes begin, progress P, finish RESULT, fail ERROR, die ERROR, release.
+// do takes look, begin, progress P, finish RESULT, fail ERROR, die ERROR, release.
 func (w *testWorker) do(ctx context.Context, verb, text string) (err error) {
 	if verb == "begin" {
 		for w.claim = nil; w.claim == nil && err == nil; {
@@ -41,6 +41,12 @@ func (w *testWorker) do(ctx context.Context, verb, text string) (err error) {
 		return err
 	}
 	switch verb {
+	case "look": // at one entry that is no job to be run
+		var claim *queue.Claim
+		if claim, err = w.consumer.Claim(ctx); claim != nil {
+			err = fmt.Errorf("got the job %s", claim.ID)
+		}
+		return err
 	case "progress":
 		return w.claim.Renew(ctx, text)
 	case "finish":
