@@ -116,7 +116,9 @@ func TestQueueAddShowsABar(t *testing.T) {
 	w := newTestWorker(t, srv)
 	a, stdout, stderr := queueApp(strings.NewReader(""))
 	code := make(chan int)
-	go func() { code <- a.run(t.Context(), []string{"queue", "--redis", srv.URL(), "add", "x", "--id", "job-1", "-w"}) }()
+	go func() {
+		code <- a.run(t.Context(), []string{"queue", "--redis", srv.URL(), "add", "x", "--id", "job-1", "-w"})
+	}()
 	do := func(verb, text string) {
 		t.Helper()
 		if err := w.do(t.Context(), verb, text); err != nil {
