@@ -27,7 +27,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if err := j.valid(); err != nil {
+		if err := j.Valid(); err != nil {
 			t.Errorf("%+v is taken: %v", j, err)
 		}
 		if j.ID != id || string(j.Payload) != payload || j.Trace != trace {
