@@ -141,7 +141,7 @@ func TestQueueAddShowsABar(t *testing.T) {
 			}
 		}
 	}
-	until("\rjob-1 waiting, 1s\x1b[K")
+	until("\rjob-1 waiting, ")
 	do("begin", "")
 	until("\rjob-1 running, ")
 	do("progress", "50")
