@@ -424,7 +424,7 @@ func TestConfiguredURL(t *testing.T) {
 	} {
 		conf := config.Default()
 		conf.Worker.Executor, conf.Worker.URL = tt.executor, tt.url
-		e, err := (&settings{instance: tt.instance}).executor(conf, io.Discard)
+		e, err := (&settings{instance: tt.instance}).executor(conf, output{stderr: io.Discard})
 		if err == nil {
 			// Nothing listens there, most likely.
 			err = e.Check(t.Context())
