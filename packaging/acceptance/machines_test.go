@@ -57,6 +57,13 @@ var anywhere = []string{
 	"TestUnitsAreMeasured", "TestMonitorIsConfined",
 }
 
+// working are the tests of what workers do with their jobs, which wants more
+// than one of them, and fast ones.
+var working = []string{
+	"TestStopLetsTheJobFinish", "TestStopHandsTheJobBack", "TestLongDrain", "TestCancelEndsTheJob", "TestJobInTheJournal",
+	"TestUnfitGPU", "TestWorkersBeginAnew",
+}
+
 // withGPUs is the configuration of a machine with GPUs, on which probes run.
 const withGPUs = "[Service redis-worker]\nEnabled=no\n"
 
@@ -96,7 +103,7 @@ func settings() []setting {
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
 				conf: "[GPU]\nSimulate=yes\n",
 				// Printing as fast as it can belongs where processes are fast.
-				tests: append([]string{"TestContainer", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood"}, anywhere...),
+				tests: slices.Concat([]string{"TestContainer", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood"}, anywhere, working),
 			},
 			setting{
 				name: "loss-" + string(suite),
