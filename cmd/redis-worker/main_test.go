@@ -32,6 +32,9 @@ const beMain = "REDIS_WORKER_TEST_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(beMain) != "" {
+		if os.Getenv(beTortured) != "" {
+			queueOptions = tortureOptions()
+		}
 		main()
 		return
 	}
