@@ -132,6 +132,9 @@ func (w *worker) logged() string {
 	return w.log.String()
 }
 
+// tells says whether it is in the log.
+func (w *worker) tells(what string) bool { return strings.Contains(w.logged(), what) }
+
 // says whether systemd was told a line that begins with prefix.
 func (w *worker) says(prefix string) bool {
 	w.mu.Lock()
@@ -381,6 +384,24 @@ func TestEscapedProcessesOfAJobAreKilled(t *testing.T) {
 	if m := f.runs("ticks"); m != n {
 		t.Errorf("it went on: %d ticks, then %d", n, m)
 	}
+}
+
+func TestCancelEndsTheJob(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.add("job-1")
+	w := f.start("--consumer", "a", "--exec", `/bin/sh -c 'echo $$ >> "$DIR"/runs; exec sleep 60'`)
+	f.until("a run", func() bool { return f.runs("runs") == 1 })
+	if _, err := f.queue.Cancel(f.ctx, "job-1"); err != nil {
+		t.Fatal(err)
+	}
+	f.state("job-1", queue.Cancelled)
+	f.want("job-1", queue.Record{State: queue.Cancelled, Worker: "a"})
+	f.add("job-2", "timeout", "0.1", "max_attempts", 1) // it goes on, to the next
+	f.state("job-2", queue.Dead)
+	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "timed out after 100ms", Reason: "timeout"})
+	w.signal(syscall.SIGTERM)
+	w.exit(0)
 }
 
 func TestRefusals(t *testing.T) {
