@@ -2,6 +2,7 @@ package redisworker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -229,7 +230,7 @@ func TestCancelledJobEnds(t *testing.T) {
 		t.Fatalf("cancel: %s, %v", state, err)
 	}
 	f.until("cancelled", func() bool { return f.record("j").State == queue.Cancelled })
-	if cause := <-causes; cause != errCancelled {
+	if cause := <-causes; !errors.Is(cause, errCancelled) {
 		t.Errorf("cause %v", cause)
 	}
 	if err := stop(); err != nil {
