@@ -39,10 +39,9 @@ func (w *Worker) job(ctx context.Context, c *queue.Claim) error {
 		defer close(kept)
 		l.keep(keep)
 	}()
-	done := make(chan Outcome, 1)
+	done, kills := make(chan Outcome, 1), w.kills()
 	go func() { done <- w.Executor.Run(run, a, func(p string) { l.progress.Store(&p) }) }()
 
-	kills := w.kills()
 	o := w.attend(ctx, c, &l, done, cancel, kills)
 	if n := w.kills(); n > kills && (o.Verdict == Failed || o.Verdict == Stopped) {
 		o.Error = fmt.Sprintf("out of memory: the kernel killed %d of its processes, %s", n-kills, o.Error)
