@@ -58,6 +58,13 @@ var inContainers = []string{
 	"TestConfigurationErrorsFail", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
 }
 
+// working are the tests of what workers do with their jobs, which wants more
+// than one of them, and fast ones.
+var working = []string{
+	"TestStopLetsTheJobFinish", "TestStopHandsTheJobBack", "TestLongDrain", "TestCancelEndsTheJob", "TestJobInTheJournal",
+	"TestUnfitGPU", "TestWorkersBeginAnew",
+}
+
 // withGPUs is the configuration of a machine with GPUs, on which probes run.
 const withGPUs = "[Service redis-worker]\nEnabled=no\n"
 
@@ -96,7 +103,7 @@ func settings() []setting {
 				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
 				conf: "[GPU]\nSimulate=yes\n",
-				tests: inContainers,
+				tests: slices.Concat(inContainers, working),
 			},
 			setting{
 				name: "loss-" + string(suite),
