@@ -311,7 +311,7 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 		s.config.Early = program + " hardware\n"
 	}
 	s.config.Log = log
-	ctx, cancel := context.WithTimeout(t.Context(), s.within+9*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), s.within+13*time.Minute)
 	defer cancel()
 	m, err := machine.Boot(ctx, s.config)
 	if err != nil {
@@ -324,7 +324,7 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 	}()
 	t.Logf("booted in %v: %s", m.BootTime.Round(time.Millisecond), m.State)
 
-	argv := []string{program, "-test.v", "-test.timeout=" + (s.within + 8*time.Minute).String(), "-test.run=^(" + strings.Join(s.tests, "|") + ")$"}
+	argv := []string{program, "-test.v", "-test.timeout=" + (s.within + 12*time.Minute).String(), "-test.run=^(" + strings.Join(s.tests, "|") + ")$"}
 	argv = append(argv, s.args...)
 	out := &verdicts{t: t, of: map[string]verdict{}}
 	status, err := m.Run(ctx, argv, out, out)
