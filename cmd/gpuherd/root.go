@@ -68,6 +68,7 @@ func (a *app) root() *cobra.Command {
 		a.explain(),
 		a.verify(),
 		a.ping(),
+		a.runProgram(),
 	)
 	return root
 }

@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"gpuherd/units/queue"
+	"gpuherd/units/subreaper"
 )
 
 // Exit codes of sysexits.h by which a job says what became of it.
@@ -52,7 +53,7 @@ type Exec struct {
 	Env    []string  // os.Environ()
 	Output io.Writer // gets whole lines
 
-	// Subreaper: this process called BecomeSubreaper and has no children but
+	// Subreaper: this process called subreaper.Become and has no children but
 	// the job's, so that what escaped the process group is killed too.
 	Subreaper bool
 }
@@ -122,7 +123,7 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 	p.close()
 
 	o := Outcome{Stderr: strings.TrimSpace(string(stderr.buf)), Leftover: !p.gone()}
-	if e.Subreaper && !endOrphans() {
+	if e.Subreaper && !subreaper.End() {
 		o.Leftover = true
 	}
 	last, tooLong := out.last()
