@@ -69,6 +69,7 @@ func (a *app) root() *cobra.Command {
 		a.verify(),
 		a.ping(),
 		a.runProgram(),
+		a.importPM2(),
 	)
 	return root
 }
