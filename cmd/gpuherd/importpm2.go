@@ -147,6 +147,10 @@ func readPM2(ctx context.Context, name string) ([]pm2.Raw, string, error) {
 		return nil, "", fmt.Errorf("cannot read %s: %w; pm2 save writes it", name, fs.ErrNotExist)
 	}
 	if err != nil {
+		var path *fs.PathError
+		if errors.As(err, &path) {
+			err = path.Err
+		}
 		return nil, "", fmt.Errorf("cannot read %s: %w", name, err)
 	}
 	owner := ""
