@@ -196,8 +196,10 @@ func runNode(ctx context.Context, file string) ([]byte, error) {
 	return out, nil
 }
 
-// secretArgument matches the name of an option that takes a secret.
-var secretArgument = regexp.MustCompile(`(?i)^--?(?:[a-z0-9]+[-_.])*(?:pass|passwd|password|passphrase|secret|token|(?:api|access|private|secret|auth)?-?key|credentials?|dsn)$`)
+// secretOptionName is how an option is called that takes a secret.
+const secretOptionName = `(?:[a-z0-9]+[-_.])*(?:pass|passwd|password|passphrase|secret|token|(?:api|access|private|secret|auth)?-?key|credentials?|dsn)`
+
+var secretArgument = regexp.MustCompile(`(?i)^--?` + secretOptionName + `$`)
 
 // pm2System is the machine below root.
 func pm2System(root, owner string) pm2.System {

@@ -68,6 +68,8 @@ func (a *app) root() *cobra.Command {
 		a.explain(),
 		a.verify(),
 		a.ping(),
+		a.doctor(),
+		a.report(),
 		a.runProgram(),
 		a.importPM2(),
 	)
