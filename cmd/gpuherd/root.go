@@ -62,6 +62,10 @@ func (a *app) root() *cobra.Command {
 		a.verify(),
 		a.ping(),
 		a.queue(),
+		a.doctor(),
+		a.report(),
+		a.runProgram(),
+		a.importPM2(),
 	)
 	return root
 }

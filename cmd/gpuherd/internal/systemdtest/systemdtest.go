@@ -117,6 +117,9 @@ func (s *Systemd) export() error {
 	if err := s.conn.Export(managerMethods{s}, rootPath, manager); err != nil {
 		return err
 	}
+	if err := s.conn.Export(managerProperties{}, rootPath, "org.freedesktop.DBus.Properties"); err != nil {
+		return err
+	}
 	if err := s.conn.ExportSubtree(propertyMethods{s}, rootPath+"/unit", "org.freedesktop.DBus.Properties"); err != nil {
 		return err
 	}
