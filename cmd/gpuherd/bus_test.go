@@ -70,6 +70,13 @@ func TestBusScripts(t *testing.T) {
 					ts.Fatalf("asked of systemd (-want +got):\n%s", diff)
 				}
 			},
+			// sequence is calls where their order matters.
+			"sequence": func(ts *testscript.TestScript, _ bool, args []string) {
+				systemd := ts.Value("systemd").(*systemdtest.Systemd)
+				if diff := cmp.Diff(args, systemd.Sequence()); diff != "" {
+					ts.Fatalf("asked of systemd (-want +got):\n%s", diff)
+				}
+			},
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

@@ -59,6 +59,7 @@ load_error, source, fragment, drop_ins, need_daemon_reload, slice, user, tasks,
 control_group, device_policy, devices, device, mig, environment (name, value,
 redacted), environment_of, last_start_ms, last_end_ms, logs.`,
 		Example:           "  gpuherd describe 0\n  gpuherd describe redis-worker@1 --json",
+		Annotations:       remotely,
 		ValidArgsFunction: a.completeUnits,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -94,15 +95,17 @@ func (a *app) describeUnits(ctx context.Context, words []string) ([]description,
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	conn, err := dialJobs(ctx)
+	conn, err := a.jobs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	inventory, err := gpu.ReadInventory("/")
-	if err != nil {
+	inventory, err := gpu.ReadInventory(a.rootDir)
+	switch {
+	case a.remote != "":
+		inventory = nil // it is of this machine
+	case err != nil:
 		inventory = nil
 		if slices.ContainsFunc(workers, func(w worker) bool { return w.GPU != nil }) {
 			a.complain("%s; nothing is known of the GPUs", err)
@@ -115,7 +118,7 @@ func (a *app) describeUnits(ctx context.Context, words []string) ([]description,
 			return nil, fmt.Errorf("cannot read the properties of %s: %w", w.Name, err)
 		}
 		d := newDescription(w, props, inventory)
-		if w.PID != 0 {
+		if w.PID != 0 && a.remote == "" {
 			if environ, err := processEnviron(w.PID); err == nil {
 				d.Environment, d.EnvironmentOf = redactAll(environ), "process"
 			}

@@ -35,6 +35,7 @@ exit_status, status_text, memory_bytes, memory_peak_bytes, memory_max_bytes,
 cpu_ns, seq, as in Redis and the HTTP API (seq is 0 here), and uptime_ms,
 cpu_percent, gpu_name, gpu_uuid. What is not known is left out.`,
 		Example:           "  gpuherd list\n  gpuherd list 0-3\n  gpuherd list --all --json",
+		Annotations:       remotely,
 		ValidArgsFunction: a.completeUnits,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			workers, err := a.herd(cmd.Context(), args, all)

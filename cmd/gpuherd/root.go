@@ -48,7 +48,13 @@ func (a *app) root() *cobra.Command {
 			}
 			return usagef("%s; see gpuherd --help", what)
 		},
-		PersistentPreRun:  func(*cobra.Command, []string) { a.parsed = true },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.checkHost(cmd); err != nil {
+				return err
+			}
+			a.parsed = true
+			return nil
+		},
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
@@ -58,6 +64,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
+	root.PersistentFlags().StringVarP(&a.remote, "host", "H", "", "ask systemd on this host, as user@host, by ssh")
 	root.AddCommand(
 		a.list(),
 		a.describe(),
@@ -65,6 +72,9 @@ func (a *app) root() *cobra.Command {
 		a.start(),
 		a.stop(),
 		a.restart(),
+		a.kill(),
+		a.signal(),
+		a.reset(),
 		a.explain(),
 		a.verify(),
 		a.ping(),

@@ -1,5 +1,6 @@
 // Package jobs asks systemd to start, stop and restart units, all at once,
-// and waits until each of its jobs has ended.
+// and waits until each of its jobs has ended; and it makes the calls on units
+// that are no jobs.
 package jobs
 
 import (
@@ -19,19 +20,22 @@ const (
 	Start   Verb = "start"
 	Stop    Verb = "stop"
 	Restart Verb = "restart"
+	Reload  Verb = "reload" // restart as a part of a rolling reload
+	Kill    Verb = "kill"
+	Signal  Verb = "signal"
+	Reset   Verb = "reset"
 )
 
-// Past returns the verb for what has been done.
-func (v Verb) Past() string {
-	switch v {
-	case Start:
-		return "started"
-	case Stop:
-		return "stopped"
-	default:
-		return "restarted"
-	}
+var past = map[Verb]string{
+	Start: "started", Stop: "stopped", Restart: "restarted", Reload: "reloaded",
+	Kill: "killed", Signal: "signalled", Reset: "reset",
 }
+
+// Past returns the verb for what has been done.
+func (v Verb) Past() string { return past[v] }
+
+// job reports whether systemd makes a job of the verb, which takes its time.
+func (v Verb) job() bool { return v != Kill && v != Signal && v != Reset }
 
 // Results of an Outcome beside those that systemd's JobRemoved tells: done,
 // canceled, timeout, failed, dependency, skipped, invalid, assert,
@@ -138,6 +142,24 @@ func Run(ctx context.Context, bus Bus, verb Verb, units []string, wait bool, end
 	return outcomes
 }
 
+// Call makes one call on every unit, which is done when it returns, and
+// returns the outcomes in the order of units. ended, if not nil, is called for
+// each.
+func Call(ctx context.Context, verb Verb, units []string, call func(ctx context.Context, unit string) error, ended func(Outcome)) []Outcome {
+	outcomes := make([]Outcome, len(units))
+	for i, unit := range units {
+		o := &outcomes[i]
+		*o = Outcome{Unit: unit, Verb: verb, Result: Done, OK: true}
+		begun := time.Now()
+		if err := call(ctx, unit); err != nil {
+			o.Result, o.OK, o.err, o.Error = Refused, false, err, err.Error()
+		}
+		o.Millis = time.Since(begun).Milliseconds()
+		report(ended, *o)
+	}
+	return outcomes
+}
+
 func report(ended func(Outcome), o Outcome) {
 	if ended != nil {
 		ended(o)
@@ -151,7 +173,7 @@ func enqueue(ctx context.Context, bus Bus, verb Verb, unit string, ch chan<- str
 		_, err = bus.StartUnitContext(ctx, unit, "replace", ch)
 	case Stop:
 		_, err = bus.StopUnitContext(ctx, unit, "replace", ch)
-	case Restart:
+	case Restart, Reload:
 		_, err = bus.RestartUnitContext(ctx, unit, "replace", ch)
 	default:
 		err = fmt.Errorf("unknown verb %q", verb)
@@ -211,7 +233,10 @@ func (o *Outcome) String() string {
 	case o.Result == Queued:
 		return "queued to " + string(o.Verb)
 	case o.OK:
-		s := o.Verb.Past() + " in " + o.took()
+		s := o.Verb.Past()
+		if o.Verb.job() {
+			s += " in " + o.took()
+		}
 		if o.Verb == Stop && o.UnitResult != "" && o.UnitResult != "success" {
 			s += " (" + o.reason() + ")"
 		}
