@@ -72,6 +72,7 @@ func (a *app) root() *cobra.Command {
 		a.start(),
 		a.stop(),
 		a.restart(),
+		a.reload(),
 		a.kill(),
 		a.signal(),
 		a.reset(),

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -48,6 +49,14 @@ const (
 	Waiting = "waiting" // the time was up before the job was; it goes on
 )
 
+// Results of a rolling reload.
+const (
+	Unstable  = "unstable"  // it was up and did not stay so
+	Lonely    = "lonely"    // no other worker of its service is up
+	Untouched = "untouched" // one before it failed
+	Off       = "off"       // it was stopped, and stays so
+)
+
 // A Bus is what this package needs of go-systemd's dbus.Conn.
 type Bus interface {
 	StartUnitContext(ctx context.Context, name, mode string, ch chan<- string) (int, error)
@@ -73,6 +82,7 @@ type Outcome struct {
 	ExitStatus int32  `json:"exit_status"`           // of its main process, when it has ended
 	PID        uint32 `json:"pid,omitempty"`         // main process afterwards
 	err        error
+	unmet      bool // a condition of the unit kept it from starting
 }
 
 // Err returns why systemd refused the unit's job, nil where it did not.
@@ -195,7 +205,7 @@ func await(ctx context.Context, bus Bus, o *Outcome, result <-chan string) {
 		o.OK = o.Result == Done
 	default:
 		// A Type=simple service that cannot run has a job that succeeds.
-		o.OK = o.Result == Done && o.Active != "failed" && o.Sub != "auto-restart"
+		o.OK = o.Result == Done && o.Active != "failed" && o.Sub != "auto-restart" && !o.unmet
 	}
 }
 
@@ -204,6 +214,8 @@ func inspect(ctx context.Context, bus Bus, o *Outcome) {
 	if props, err := bus.GetUnitPropertiesContext(ctx, o.Unit); err == nil {
 		o.Active, _ = props["ActiveState"].(string)
 		o.Sub, _ = props["SubState"].(string)
+		met, known := props["ConditionResult"].(bool)
+		o.unmet = o.Active == "inactive" && known && !met && o.Verb != Stop
 	}
 	if props, err := bus.GetUnitTypePropertiesContext(ctx, o.Unit, "Service"); err == nil {
 		o.UnitResult, _ = props["Result"].(string)
@@ -232,6 +244,8 @@ func (o *Outcome) String() string {
 	switch {
 	case o.Result == Queued:
 		return "queued to " + string(o.Verb)
+	case o.OK && o.Result == Off:
+		return "not running, and left so"
 	case o.OK:
 		s := o.Verb.Past()
 		if o.Verb.job() {
@@ -244,6 +258,12 @@ func (o *Outcome) String() string {
 	case o.Result == Refused && Unauthorized(o.err):
 		return fmt.Sprintf("not %s: permission denied", o.Verb.Past())
 	case o.Result == Refused:
+		return fmt.Sprintf("not %s: %s", o.Verb.Past(), o.Error)
+	case o.Result == Untouched:
+		return strings.TrimSuffix("not touched: "+o.Error, ": ")
+	case o.Result == Unstable:
+		return "did not stay up: " + o.Error
+	case o.Result == Lonely:
 		return fmt.Sprintf("not %s: %s", o.Verb.Past(), o.Error)
 	case o.Result == Waiting:
 		return fmt.Sprintf("not yet %s: %s", o.Verb.Past(), o.Error)
@@ -262,6 +282,9 @@ func (o *Outcome) took() string {
 
 // reason joins the job's result, where it tells anything, with the unit's.
 func (o *Outcome) reason() string {
+	if o.unmet {
+		return "a condition of its unit is not met, see systemctl status " + o.Unit
+	}
 	var s string
 	switch o.Result {
 	case Done, Failed:
