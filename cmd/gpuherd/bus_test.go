@@ -1,6 +1,10 @@
 package main
 
 import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -51,15 +55,82 @@ func herdOfScripts() []systemdtest.Unit {
 	}
 }
 
+// herdOfMachines are the units of testdata/change/*.txtar: two GPUs with what
+// runs on them, and what they may get.
+func herdOfMachines() []systemdtest.Unit {
+	unit := func(name, active, sub string) systemdtest.Unit {
+		return systemdtest.Unit{
+			Name: name, Moves: active != "failed",
+			Props: map[string]any{
+				"Id": name, "LoadState": "loaded", "ActiveState": active, "SubState": sub, "Result": "success", "MainPID": uint32(0),
+			},
+		}
+	}
+	up := func(name string) systemdtest.Unit { return unit(name, "active", "running") }
+	planned := func(name string) systemdtest.Unit {
+		u := unit(name, "inactive", "dead")
+		u.Unwanted = true
+		return u
+	}
+	return []systemdtest.Unit{
+		up("gpuherd-monitor.service"), up("shared-setup.service"),
+		up("redis-worker@0.service"), unit("redis-worker@1.service", "inactive", "dead"),
+		planned("redis-worker@0.2.service"), planned("redis-worker@1.2.service"), planned("hello-world.service"),
+		up("comfyui@0.service"), unit("comfyui@1.service", "failed", "failed"),
+	}
+}
+
 // TestBusScripts runs testdata/bus/*.txtar, each with a herd of its own.
 func TestBusScripts(t *testing.T) {
 	t.Parallel()
+	runBusScripts(t, "testdata/bus", herdOfScripts(), nil)
+}
+
+// TestChangeScripts runs testdata/change/*.txtar, each on a machine of its own:
+// files in $TEST_ROOT, and a herd.
+func TestChangeScripts(t *testing.T) {
+	t.Parallel()
+	runBusScripts(t, "testdata/change", herdOfMachines(), func(env *testscript.Env) error {
+		root := filepath.Join(env.WorkDir, "machine")
+		env.Setenv("TEST_ROOT", root)
+		for _, file := range []string{"redis-worker", "hello-world", "shared-setup"} {
+			text, err := os.ReadFile("../../units/services/" + file + ".service")
+			if err != nil {
+				return err
+			}
+			if err := put(root, "usr/lib/gpuherd/services/"+file+".service", string(text)); err != nil {
+				return err
+			}
+		}
+		err := put(root, "etc/gpuherd/gpuherd.conf", "[GPU]\nSimulate=yes\nCount=2\n")
+		return errors.Join(err, put(root, "etc/gpuherd/services/comfyui.service", "[X-GPU]\nPer=gpu\n[Service]\nExecStart=/bin/true\n"))
+	})
+}
+
+// put writes a file below root.
+func put(root, name, text string) error {
+	file := filepath.Join(root, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, []byte(text), 0o644)
+}
+
+func runBusScripts(t *testing.T, dir string, herd []systemdtest.Unit, setup func(*testscript.Env) error) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/bus",
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
-			systemd := systemdtest.Start(env.T().(testing.TB), herdOfScripts()...)
+			units := make([]systemdtest.Unit, 0, len(herd))
+			for _, u := range herd {
+				u.Props = maps.Clone(u.Props)
+				units = append(units, u)
+			}
+			systemd := systemdtest.Start(env.T().(testing.TB), units...)
 			env.Setenv("DBUS_SYSTEM_BUS_ADDRESS", systemd.Address)
 			env.Values["systemd"] = systemd
+			if setup != nil {
+				return setup(env)
+			}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -78,7 +149,16 @@ func TestBusScripts(t *testing.T) {
 				}
 			},
 		},
+		// booted: a systemd is PID 1 here.
+		Condition: func(condition string) (bool, error) {
+			if condition != "booted" {
+				return false, errors.New("unknown condition")
+			}
+			_, err := os.Stat("/run/systemd/system")
+			return err == nil, nil
+		},
 		RequireExplicitExec: true,
+		UpdateScripts:       *update,
 		RequireUniqueNames:  true,
 	})
 }

@@ -70,14 +70,28 @@ func needSelection(verb jobs.Verb) cobra.PositionalArgs {
 }
 
 func (a *app) runJobs(ctx context.Context, verb jobs.Verb, units []string, wait bool, timeout time.Duration, asJSON bool) error {
-	conn, err := a.jobs(ctx)
+	outcomes, err := a.await(ctx, verb, units, wait, timeout, asJSON)
 	if err != nil {
 		return err
+	}
+	if asJSON {
+		if err := a.printJSON(outcomes); err != nil {
+			return err
+		}
+	}
+	return a.judge(verb, outcomes)
+}
+
+// await asks for the jobs and waits for them unless wait is false.
+func (a *app) await(ctx context.Context, verb jobs.Verb, units []string, wait bool, timeout time.Duration, asJSON bool) ([]jobs.Outcome, error) {
+	conn, err := a.jobs(ctx)
+	if err != nil {
+		return nil, err
 	}
 	if wait {
 		// Before 257 JobRemoved of a job reaches its owner only when subscribed.
 		if err := conn.Subscribe(); err != nil {
-			return a.noSystemd(err)
+			return nil, a.noSystemd(err)
 		}
 	}
 	waitCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -88,14 +102,8 @@ func (a *app) runJobs(ctx context.Context, verb jobs.Verb, units []string, wait 
 	}
 
 	progress := a.newProgress(verb, units, asJSON)
-	outcomes := jobs.Run(waitCtx, conn, verb, units, wait, progress.ended)
-	progress.close()
-	if asJSON {
-		if err := a.printJSON(outcomes); err != nil {
-			return err
-		}
-	}
-	return a.judge(verb, outcomes)
+	defer progress.close()
+	return jobs.Run(waitCtx, conn, verb, units, wait, progress.ended), nil
 }
 
 // judge says on stderr what to do about the units that failed.

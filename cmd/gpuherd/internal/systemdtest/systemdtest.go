@@ -36,6 +36,8 @@ type Unit struct {
 	Job string
 	// After is what a job that ended leaves behind in Props.
 	After map[string]any
+	// Moves: a job leaves the unit running or dead, as it was asked for.
+	Moves bool
 	// Refuse is the D-Bus error that a job is answered with.
 	Refuse string
 	// Unwanted: gpuherd.target does not want it yet.
@@ -214,6 +216,12 @@ func (s *Systemd) job(method, name, mode string) (dbus.ObjectPath, *dbus.Error) 
 	result := u.Job
 	if result == "" {
 		result = "done"
+	}
+	switch {
+	case u.Moves && method == "StopUnit":
+		u.Props["ActiveState"], u.Props["SubState"] = "inactive", "dead"
+	case u.Moves:
+		u.Props["ActiveState"], u.Props["SubState"] = "active", "running"
 	}
 	for k, v := range u.After {
 		u.Props[k] = v
