@@ -6,6 +6,7 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo un
 GOLANGCI  ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME  ?= 60s
 SOAKTIME  ?= 30m
+TORTURE   ?= 20000
 
 BIN       := bin
 TREE      := $(BIN)/tree
@@ -19,7 +20,7 @@ CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test check soak lint fuzz bench install package clean dependencies tree image
+.PHONY: help build run test check soak torture lint fuzz bench install package clean dependencies tree image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,9 @@ check: ## run the tests that need neither root nor a machine
 soak: dependencies tree ## do harm to a herd in a machine for SOAKTIME, and hold what was told against the journal
 	$(GO) test -tags machine -timeout 0 -v -run '^TestMachines$$/^loss-trixie$$' ./packaging/acceptance -soak $(SOAKTIME)
 
+torture: dependencies ## run TORTURE jobs while workers and Redis are killed and stopped, and account for each
+	$(GO) test -timeout 0 -v -run '^TestTorture$$' ./cmd/redis-worker -torture $(TORTURE)
+
 lint: ## run golangci-lint
 	$(GO) run $(GOLANGCI) run ./...
 
@@ -79,9 +83,10 @@ fuzz: ## fuzz every parser for FUZZTIME each
 			echo "$$dir $$name"; $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
 		done; done
 
-bench: dependencies tree ## measure against systemd's own tools and PM2, in one run
+bench: dependencies tree ## measure against systemd's own tools, PM2, asynq and BullMQ, in one run
 	@mkdir -p $(TOOLS)
 	@$(GOBUILD) -o $(TOOLS)/ ./packaging/bench
+	@cd packaging/bench/peers && $(GOBUILD) -o $(CURDIR)/$(TOOLS)/bench-asynq .
 	@$(TOOLS)/bench -tree $(TREE)
 
 install: build ## install into DESTDIR (default: this machine)

@@ -147,17 +147,8 @@ func kept(stateDir, bootID string, log *slog.Logger) journal.Since {
 
 // summary is the line that systemctl status shows.
 func summary(herd *state.Herd, to *relay.Relay) string {
-	running, failed := 0, 0
-	units := herd.Units()
-	for _, u := range units {
-		switch u.Active {
-		case "active":
-			running++
-		case "failed":
-			failed++
-		}
-	}
-	line := fmt.Sprintf("%d units, %d active, %d failed; ", len(units), running, failed) + gpuSummary(herd.GPUs())
+	n := herd.Tally()
+	line := fmt.Sprintf("%d units, %d active, %d failed; ", n.Units, n.Active, n.Failed) + gpuSummary(herd.GPUs())
 	s := to.Stats()
 	switch {
 	case s.Fenced:

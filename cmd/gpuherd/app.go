@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -21,10 +22,16 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+
+	// Of a job that queue add waited for.
+	exitDead      = 3
+	exitCancelled = 4
+	exitUnended   = 5
 )
 
 // An app is one run of gpuherd: all that its verbs touch outside.
 type app struct {
+	stdin          io.Reader
 	stdout, stderr *output
 	now            func() time.Time
 	exec           func(path string, argv, env []string) error
@@ -35,6 +42,7 @@ type app struct {
 	link    *bus.Conn // to systemd, once it was asked
 	manager *sd.Conn  // on the same connection
 
+	in       terminal.Screen // where stdin comes from
 	out, err terminal.Screen // where stdout and stderr go
 
 	parsed bool // the command line was understood; a later error is none of usage
@@ -42,11 +50,13 @@ type app struct {
 
 func newApp() *app {
 	return &app{
+		stdin:   os.Stdin,
 		stdout:  &output{Writer: os.Stdout},
 		stderr:  &output{Writer: os.Stderr},
 		now:     time.Now,
 		exec:    syscall.Exec,
 		rootDir: "/",
+		in:      terminal.Detect(os.Stdin, os.Getenv),
 		out:     terminal.Detect(os.Stdout, os.Getenv),
 		err:     terminal.Detect(os.Stderr, os.Getenv),
 	}
@@ -61,8 +71,13 @@ func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
 }
 
+// An exitStatus ends a verb that has already said what there is to say.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
 // errFailed ends a verb that has already said what failed.
-var errFailed = errors.New("failed")
+const errFailed = exitStatus(exitFailed)
 
 // run executes one command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
@@ -76,11 +91,12 @@ func (a *app) run(ctx context.Context, args []string) int {
 		a.parsed, err = true, fmt.Errorf("cannot write the answer: %w", lost)
 	}
 	var usage usageError
+	var status exitStatus
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, errFailed):
-		return exitFailed
+	case errors.As(err, &status):
+		return int(status)
 	case errors.Is(err, syscall.EPIPE): // whoever read has gone, and knows
 		return exitFailed
 	case errors.As(err, &usage) || !a.parsed:

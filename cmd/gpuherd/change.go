@@ -33,8 +33,8 @@ last word, nothing is changed, and it is named.
 --json prints an object: service, done (what was done), file, undo (the command
 for it), and units, an array as start --json prints it.`
 
-// A change is what a verb did to the plan, and its JSON.
-type change struct {
+// A planChange is what a verb did to the plan, and its JSON.
+type planChange struct {
 	Service string         `json:"service"`
 	Done    string         `json:"done"`
 	File    string         `json:"file,omitempty"` // what was written; empty: nothing
@@ -49,7 +49,7 @@ type changer struct {
 }
 
 // changing builds the part that the verbs which change the plan share.
-func (a *app) changing(cmd *cobra.Command, make func(ctx context.Context, a changer, args []string) (*change, error)) *cobra.Command {
+func (a *app) changing(cmd *cobra.Command, make func(ctx context.Context, a changer, args []string) (*planChange, error)) *cobra.Command {
 	var asJSON bool
 	cmd.Long += changeLong
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -71,7 +71,7 @@ func (a *app) changing(cmd *cobra.Command, make func(ctx context.Context, a chan
 }
 
 // String is what was done in one line.
-func (c *change) String() string {
+func (c *planChange) String() string {
 	text := c.Done
 	if c.File != "" {
 		text += ", in " + c.File

@@ -26,12 +26,12 @@ package ships, the file stays, and it is switched off as disable does.`,
 		Example:           "  gpuherd delete comfyui",
 		ValidArgsFunction: a.completeServices,
 		Args:              oneService("delete"),
-	}, func(ctx context.Context, a changer, args []string) (*change, error) {
+	}, func(ctx context.Context, a changer, args []string) (*planChange, error) {
 		return a.deleteService(ctx, args[0])
 	})
 }
 
-func (a changer) deleteService(ctx context.Context, name string) (*change, error) {
+func (a changer) deleteService(ctx context.Context, name string) (*planChange, error) {
 	if _, err := a.reachable(ctx); err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func (a changer) deleteService(ctx context.Context, name string) (*change, error
 	// The plan without it is the one without any worker of it, whatever the
 	// files say once it is gone.
 	r.Plan.Workers = nil
-	c := &change{Service: s.Name, Done: fmt.Sprintf("%s is deleted: %s is now %s", s.Name, file, s.Name+".service"+deleted), Undo: "gpuherd enable " + s.Name}
+	c := &planChange{Service: s.Name, Done: fmt.Sprintf("%s is deleted: %s is now %s", s.Name, file, s.Name+".service"+deleted), Undo: "gpuherd enable " + s.Name}
 	c.Units, err = a.carryOut(ctx, s.Name, r, func() error {
 		for _, path := range operatorFiles(s.Name) {
 			if err := a.rename(path, path+deleted); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -83,7 +83,7 @@ func (a changer) deleteService(ctx context.Context, name string) (*change, error
 // afterDelete looks at what is left of the name: a shipped service that the
 // operator's file stood before must not come back instead, and a section of the
 // operator's configuration has no service any more.
-func (a changer) afterDelete(c *change, name string) error {
+func (a changer) afterDelete(c *planChange, name string) error {
 	r, err := a.compute(a.rootDir)
 	if err != nil {
 		return err

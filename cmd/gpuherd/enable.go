@@ -26,7 +26,7 @@ comes back.`,
 		Example:           "  gpuherd enable hello-world",
 		ValidArgsFunction: a.completeServices,
 		Args:              oneService("enable"),
-	}, func(ctx context.Context, a changer, args []string) (*change, error) {
+	}, func(ctx context.Context, a changer, args []string) (*planChange, error) {
 		back, err := a.undelete(strings.TrimSuffix(args[0], ".service"))
 		if err != nil {
 			return nil, err
@@ -48,13 +48,13 @@ brings it back.`,
 		Example:           "  gpuherd disable hello-world",
 		ValidArgsFunction: a.completeServices,
 		Args:              oneService("disable"),
-	}, func(ctx context.Context, a changer, args []string) (*change, error) {
+	}, func(ctx context.Context, a changer, args []string) (*planChange, error) {
 		return a.turn(ctx, args[0], false, "gpuherd enable")
 	})
 }
 
 // turn switches a service on or off.
-func (a changer) turn(ctx context.Context, name string, on bool, undo string) (*change, error) {
+func (a changer) turn(ctx context.Context, name string, on bool, undo string) (*planChange, error) {
 	if _, err := a.reachable(ctx); err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (a changer) turn(ctx context.Context, name string, on bool, undo string) (*
 		return nil, usagef("every other service needs %s, which cannot be switched off", s.Name)
 	}
 	word := map[bool]string{true: "on", false: "off"}[on]
-	c := &change{Service: s.Name, Done: s.Name + " is " + word}
+	c := &planChange{Service: s.Name, Done: s.Name + " is " + word}
 	if is, why := decision(r, s.Name); is == on {
 		c.Done += fmt.Sprintf(" already (%s)", why)
 	} else {

@@ -1,6 +1,6 @@
 // Command gpuherd is the herd's command line: it lists, describes, starts and
-// stops workers over D-Bus, shows their logs, and says why each of them exists
-// and what is wrong with the configuration.
+// stops workers over D-Bus, shows their logs, says why each of them exists and
+// what is wrong with the configuration, and works on the queue of jobs.
 package main
 
 import (

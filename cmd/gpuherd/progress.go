@@ -17,14 +17,12 @@ type progress struct {
 	verb   jobs.Verb
 	lines  *output // the line for each unit
 	styled terminal.Screen
-	status *output // the updating line; nil: nobody is watching
-	screen terminal.Screen
+	status *statusLine
 
 	mu      sync.Mutex
 	total   int
 	pending []string
 	begun   time.Time
-	shown   bool
 	stop    chan struct{}
 	stopped sync.WaitGroup
 }
@@ -38,7 +36,7 @@ const patience = 200 * time.Millisecond
 
 func (a *app) newProgress(verb jobs.Verb, units []string, asJSON bool) *progress {
 	p := &progress{
-		verb: verb, lines: a.stdout, styled: a.out, screen: a.err,
+		verb: verb, lines: a.stdout, styled: a.out, status: a.newStatusLine(),
 		total: len(units), pending: slices.Clone(units), begun: time.Now(),
 		stop: make(chan struct{}),
 	}
@@ -46,7 +44,6 @@ func (a *app) newProgress(verb jobs.Verb, units []string, asJSON bool) *progress
 		p.lines, p.styled = a.stderr, a.err
 	}
 	if a.err.Terminal {
-		p.status = a.stderr
 		p.stopped.Go(p.tick)
 	}
 	return p
@@ -72,7 +69,7 @@ func (p *progress) ended(o jobs.Outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.pending = slices.DeleteFunc(p.pending, func(unit string) bool { return unit == o.Unit })
-	p.erase()
+	p.status.erase()
 	style := terminal.Good
 	if !o.OK {
 		style = terminal.Bad
@@ -86,16 +83,14 @@ func (p *progress) close() {
 	p.stopped.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.erase()
+	p.status.erase()
 }
 
 func (p *progress) draw() {
 	waited := time.Since(p.begun)
-	if p.status == nil || len(p.pending) == 0 || waited < patience {
-		return
+	if len(p.pending) > 0 && waited >= patience {
+		p.status.draw(p.text(waited))
 	}
-	p.status.say("\r%s\x1b[K", terminal.Cut(p.text(waited), p.screen.Width-1))
-	p.shown = true
 }
 
 // text is the updating line.
@@ -106,11 +101,4 @@ func (p *progress) text(waited time.Duration) string {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text
-}
-
-func (p *progress) erase() {
-	if p.shown {
-		p.status.say("\r\x1b[K")
-		p.shown = false
-	}
 }

@@ -27,7 +27,10 @@ for terminals, and not where NO_COLOR is set.
 Exit codes:
   0  all is well, or was done
   1  something is wrong or has failed
-  2  the command line is wrong, or selects nothing; nothing was done`
+  2  the command line is wrong, or selects nothing; nothing was done
+  3  queue add --wait: the job is dead
+  4  queue add --wait: the job was cancelled
+  5  queue add --wait: the wait ended before the job did`
 
 // root builds the command tree: one file a verb.
 func (a *app) root() *cobra.Command {
@@ -38,16 +41,7 @@ func (a *app) root() *cobra.Command {
 		Example: "  gpuherd list\n  gpuherd logs 0 -f\n  gpuherd restart all\n  gpuherd explain",
 		Version: version.String(),
 		Args:    cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
-			}
-			what := fmt.Sprintf("unknown command %q", args[0])
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				what += ", did you mean " + strings.Join(near, " or ") + "?"
-			}
-			return usagef("%s; see gpuherd --help", what)
-		},
+		RunE:    verbMissing,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.checkHost(cmd); err != nil {
 				return err
@@ -59,7 +53,6 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 	}
-	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
@@ -85,8 +78,23 @@ func (a *app) root() *cobra.Command {
 		a.explain(),
 		a.verify(),
 		a.ping(),
+		a.queue(),
 	)
 	return root
+}
+
+// verbMissing runs where a command with verbs below it was given none, or one
+// that is not there.
+func verbMissing(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	what := fmt.Sprintf("unknown command %q", args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		what += ", did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usagef("%s; see %s --help", what, cmd.CommandPath())
 }
 
 // noArguments is cobra.NoArgs with our words.

@@ -28,7 +28,7 @@ on and after the next boot: redis-worker@0, redis-worker@0.2, and so on.`,
 			_, err := instances(args[1])
 			return err
 		},
-	}, func(ctx context.Context, a changer, args []string) (*change, error) {
+	}, func(ctx context.Context, a changer, args []string) (*planChange, error) {
 		n, err := instances(args[1])
 		if err != nil {
 			return nil, err
@@ -58,7 +58,7 @@ func instancesOf(r *generator.Result, s *service.Service) (n int, origin string)
 	return s.Instances, s.Path
 }
 
-func (a changer) scaleTo(ctx context.Context, name string, n int) (*change, error) {
+func (a changer) scaleTo(ctx context.Context, name string, n int) (*planChange, error) {
 	r, err := a.compute(a.rootDir)
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (a changer) scaleTo(ctx context.Context, name string, n int) (*change, erro
 			return nil, giveUp(f, "nothing is changed: Instances=%d at %s has the last word; change it there", now, origin)
 		}
 	}
-	c := &change{Service: s.Name, Done: fmt.Sprintf("%s has %s a device", s.Name, count(n, "worker"))}
+	c := &planChange{Service: s.Name, Done: fmt.Sprintf("%s has %s a device", s.Name, count(n, "worker"))}
 	if before != n {
 		c.Done += fmt.Sprintf(" (%d before)", before)
 		c.File, c.Undo = f.Path(), fmt.Sprintf("gpuherd scale %s %d", s.Name, before)

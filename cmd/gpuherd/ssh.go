@@ -32,7 +32,7 @@ func (a *app) checkHost(cmd *cobra.Command) error {
 	case a.remote == "" || strings.HasPrefix(a.remote, "-") || strings.ContainsAny(a.remote, " \t\n"):
 		return usagef("--host %q is no host; write --host user@host", a.remote)
 	case cmd.Annotations["remotely"] == "":
-		return usagef("%[1]s works on the files of its own machine; run it there: ssh %[2]s %[1]s …", cmd.CommandPath(), a.remote)
+		return usagef("%[1]s works on its own machine only; run it there: ssh %[2]s %[1]s …", cmd.CommandPath(), a.remote)
 	}
 	return nil
 }

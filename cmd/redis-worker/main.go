@@ -5,8 +5,9 @@
 //	redis-worker --redis redis://127.0.0.1:6379 --queue gpu --comfyui http://127.0.0.1:8188
 //
 // SIGTERM and Ctrl-C let the job finish first; the second kills it and hands
-// it back. It exits 0 when told to stop, 1 where no job can be run, 2 on wrong
-// usage and 78 (EX_CONFIG) on a wrong configuration.
+// it back. It exits 0 when told to stop or to be begun anew, 1 where no job can
+// be run, 2 on wrong usage, 69 (EX_UNAVAILABLE) where the GPU does not work and
+// 78 (EX_CONFIG) on a wrong configuration.
 package main
 
 import (
@@ -30,6 +31,7 @@ import (
 
 const (
 	exitUsage  = 2
+	exitUnfit  = 69
 	exitConfig = 78
 )
 
@@ -68,13 +70,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 
-	log := journal.NewLogger(stderr)
+	native, err := journal.OpenNative()
+	log := journal.NewJobLogger(stderr, native)
+	if err != nil {
+		log.Warn("jobs' lines have no field JOB_ID=", "error", err)
+	}
 	redisclient.LogTo(log)
 	conf, problems := config.Load(config.Source{Root: "/", Environ: os.Environ()})
 	for _, p := range problems {
 		log.Warn("configuration", "problem", p.Error())
 	}
-	opts, err := set.options(conf, stderr, log)
+	opts, err := set.options(conf, output{stderr, native}, log)
 	if err != nil {
 		log.Error("cannot start", "error", err)
 		return exitConfig
@@ -110,6 +116,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}()
 	if err := redisworker.New(opts.Options).Run(ctx, drain); err != nil {
 		log.Error("cannot go on", "error", err)
+		if errors.Is(err, redisworker.ErrUnfit) {
+			return exitUnfit
+		}
 		return 1
 	}
 	return 0

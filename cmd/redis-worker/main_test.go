@@ -32,6 +32,9 @@ const beMain = "REDIS_WORKER_TEST_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(beMain) != "" {
+		if os.Getenv(beTortured) != "" {
+			queueOptions = tortureOptions()
+		}
 		main()
 		return
 	}
@@ -128,6 +131,9 @@ func (w *worker) logged() string {
 	defer w.mu.Unlock()
 	return w.log.String()
 }
+
+// tells says whether it is in the log.
+func (w *worker) tells(what string) bool { return strings.Contains(w.logged(), what) }
 
 // says whether systemd was told a line that begins with prefix.
 func (w *worker) says(prefix string) bool {
@@ -380,6 +386,24 @@ func TestEscapedProcessesOfAJobAreKilled(t *testing.T) {
 	}
 }
 
+func TestCancelEndsTheJob(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.add("job-1")
+	w := f.start("--consumer", "a", "--exec", `/bin/sh -c 'echo $$ >> "$DIR"/runs; exec sleep 60'`)
+	f.until("a run", func() bool { return f.runs("runs") == 1 })
+	if _, err := f.queue.Cancel(f.ctx, "job-1"); err != nil {
+		t.Fatal(err)
+	}
+	f.state("job-1", queue.Cancelled)
+	f.want("job-1", queue.Record{State: queue.Cancelled, Worker: "a"})
+	f.add("job-2", "timeout", "0.1", "max_attempts", 1) // it goes on, to the next
+	f.state("job-2", queue.Dead)
+	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "timed out after 100ms", Reason: "timeout"})
+	w.signal(syscall.SIGTERM)
+	w.exit(0)
+}
+
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -424,7 +448,7 @@ func TestConfiguredURL(t *testing.T) {
 	} {
 		conf := config.Default()
 		conf.Worker.Executor, conf.Worker.URL = tt.executor, tt.url
-		e, err := (&settings{instance: tt.instance}).executor(conf, io.Discard)
+		e, err := (&settings{instance: tt.instance}).executor(conf, output{stderr: io.Discard})
 		if err == nil {
 			// Nothing listens there, most likely.
 			err = e.Check(t.Context())

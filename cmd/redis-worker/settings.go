@@ -17,10 +17,14 @@ import (
 	"gpuherd/generator/config"
 	"gpuherd/generator/service"
 	"gpuherd/generator/unitfile"
+	"gpuherd/units/journal"
 	"gpuherd/units/queue"
 	"gpuherd/units/redisclient"
 	"gpuherd/units/redisworker"
 )
+
+// queueOptions are the queue's own but in tests.
+var queueOptions queue.Options
 
 // settings are the flags; what is empty comes from the configuration.
 type settings struct {
@@ -37,7 +41,7 @@ func (s *settings) register(flags *flag.FlagSet) {
 	flags.StringVar(&s.http, "http", "", "`URL` that each job is sent to by POST, instead of what is configured")
 	flags.StringVar(&s.comfyui, "comfyui", "", "`URL` of the ComfyUI that runs the jobs, instead of what is configured")
 	flags.StringVar(&s.consumer, "consumer", "", "`name` in the queue's group, of no other living worker and the same after a restart (default HOST/redis-worker@INSTANCE)")
-	flags.DurationVar(&s.drain, "drain-timeout", 25*time.Second, "`time` for the job to finish when told to stop; below TimeoutStopSec= by 5 s")
+	flags.DurationVar(&s.drain, "drain-timeout", 0, "`time` for the job to finish when told to stop (default DrainMax= of gpuherd.conf, or what TimeoutStopSec= of the unit leaves, or 25s)")
 	flags.DurationVar(&s.timeout, "job-timeout", 0, "`time` for an attempt whose job has no timeout (default none)")
 }
 
@@ -46,14 +50,20 @@ type options struct {
 	client redis.UniversalClient
 }
 
+// output is where the lines of jobs go.
+type output struct {
+	stderr io.Writer
+	native *journal.Native // nil: none
+}
+
 // options makes a worker's of flags, configuration and environment.
-func (s *settings) options(conf *config.Config, output io.Writer, log *slog.Logger) (*options, error) {
+func (s *settings) options(conf *config.Config, out output, log *slog.Logger) (*options, error) {
 	if s.instance != "" {
 		if _, err := service.ParseInstance(s.instance); err != nil {
 			return nil, err
 		}
 	}
-	executor, err := s.executor(conf, output)
+	executor, err := s.executor(conf, out)
 	if err != nil {
 		return nil, err
 	}
@@ -88,12 +98,12 @@ func (s *settings) options(conf *config.Config, output io.Writer, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
-	q, err := queue.New(client, conf.Redis.Prefix, name, queue.Options{})
+	q, err := queue.New(client, conf.Redis.Prefix, name, queueOptions)
 	if err != nil {
 		_ = client.Close()
 		return nil, err
 	}
-	return &options{
+	o := &options{
 		client: client,
 		Options: redisworker.Options{
 			Queue:        q,
@@ -105,16 +115,59 @@ func (s *settings) options(conf *config.Config, output io.Writer, log *slog.Logg
 			Where:        redisclient.Redacted(where),
 			DrainTimeout: s.drain,
 			JobTimeout:   s.timeout,
+			Fit:          s.fitness(conf, out),
 		},
-	}, nil
+	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		o.underSystemd(conf.Worker)
+	}
+	return o, nil
+}
+
+// underSystemd adds what a worker does that systemd starts again and again,
+// in a control group of its own.
+func (o *options) underSystemd(w config.Worker) {
+	if o.DrainTimeout <= 0 {
+		o.DrainTimeout, o.Extend, o.StopTimeout = w.DrainMax, w.DrainMax > 0, redisworker.StopTimeout
+	}
+	o.MaxJobs, o.RecycleMemory = w.MaxJobs, w.RecycleMemory
+	var err error
+	if o.Memory, err = redisworker.OwnMemory(); err != nil {
+		o.Log.Info("nothing is known of memory", "error", err)
+	}
+}
+
+// fitness is what tells whether the GPU works; nil: nothing does.
+func (s *settings) fitness(conf *config.Config, out output) func(context.Context) error {
+	if argv := conf.Worker.Fitness; len(argv) > 0 && s.instance != "" {
+		return redisworker.ProgramFit(newExec(argv, out))
+	}
+	in, err := service.ParseInstance(s.instance)
+	if err != nil || s.kind(conf) != "exec" {
+		return nil // a server has a GPU of its own
+	}
+	return redisworker.NodesFit("/", in)
+}
+
+// kind is which executor runs the jobs.
+func (s *settings) kind(conf *config.Config) string {
+	switch {
+	case s.exec != "":
+		return "exec"
+	case s.http != "":
+		return "http"
+	case s.comfyui != "":
+		return "comfyui"
+	}
+	return conf.Worker.Executor
 }
 
 // executor makes what runs the jobs.
-func (s *settings) executor(conf *config.Config, output io.Writer) (redisworker.Executor, error) {
-	kind, value, given := conf.Worker.Executor, "", 0
-	for flag, v := range map[string]string{"exec": s.exec, "http": s.http, "comfyui": s.comfyui} {
+func (s *settings) executor(conf *config.Config, out output) (redisworker.Executor, error) {
+	kind, value, given := s.kind(conf), "", 0
+	for _, v := range []string{s.exec, s.http, s.comfyui} {
 		if v != "" {
-			kind, value, given = flag, v, given+1
+			value, given = v, given+1
 		}
 	}
 	if given > 1 {
@@ -128,7 +181,7 @@ func (s *settings) executor(conf *config.Config, output io.Writer) (redisworker.
 				return nil, fmt.Errorf("cannot read --exec: %w", err)
 			}
 		}
-		return s.program(argv, output)
+		return s.program(argv, out)
 	}
 	if value == "" {
 		var err error
@@ -162,7 +215,7 @@ func (s *settings) url(w config.Worker) (string, error) {
 
 // program makes the executor whose jobs are children of this process, on its
 // GPU. A server has a GPU of its own, whatever this process may see.
-func (s *settings) program(argv []string, output io.Writer) (redisworker.Executor, error) {
+func (s *settings) program(argv []string, out output) (redisworker.Executor, error) {
 	if len(argv) == 0 {
 		return nil, errors.New("no program is configured to run jobs")
 	}
@@ -174,5 +227,9 @@ func (s *settings) program(argv []string, output io.Writer) (redisworker.Executo
 			}
 		}
 	}
-	return &redisworker.Exec{Argv: argv, Env: os.Environ(), Output: output, Subreaper: true}, nil
+	return newExec(argv, out), nil
+}
+
+func newExec(argv []string, out output) *redisworker.Exec {
+	return &redisworker.Exec{Argv: argv, Env: os.Environ(), Output: out.stderr, Journal: out.native, Subreaper: true}
 }

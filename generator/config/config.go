@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // MaxInstances bounds Instances=: workers of one service on one device.
@@ -57,6 +58,11 @@ type Worker struct {
 	Executor string   // what runs a job: one of Executors
 	Exec     []string // argv of the executor "exec"
 	URL      string   // of the executors "http" and "comfyui"; %i is the GPU's index
+
+	Fitness       []string      // argv of what says whether the GPU works; nil: its device nodes are opened
+	DrainMax      time.Duration // for the job to finish when the worker is stopped; 0: what TimeoutStopSec= leaves
+	MaxJobs       int           // after which the worker begins anew; 0: none
+	RecycleMemory int           // per cent of MemoryMax= above which it does, too; 0: never
 }
 
 // URLOf returns URL= for the workers of a GPU.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -37,7 +38,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := plain{
 		GPU:     GPU{Count: -1},
-		Worker:  Worker{Queue: "gpu", Executor: "exec", Exec: []string{"/usr/lib/gpuherd/jobs/echo"}},
+		Worker:  Worker{Queue: "gpu", Executor: "exec", Exec: []string{"/usr/lib/gpuherd/jobs/echo"}, RecycleMemory: 90},
 		Redis:   Redis{URL: "redis://127.0.0.1:6379/0", Prefix: "gpuherd"},
 		Monitor: Monitor{Listen: "127.0.0.1:9720"},
 	}
@@ -83,6 +84,10 @@ func TestValues(t *testing.T) {
 		"machine id":     {"[Redis]\nHost=a", []string{"MACHINE_ID=b"}, func(c *Config) any { return c.Redis.Host }, "b", [2]string{}},
 		"worker id":      {"[Worker]\nID=%H is no specifier", nil, func(c *Config) any { return c.Worker.ID }, "%H is no specifier", [2]string{}},
 		"exec":           {`[Worker]` + "\n" + `Exec=/bin/run "two words" \x41`, nil, func(c *Config) any { return c.Worker.Exec }, []string{"/bin/run", "two words", "A"}, [2]string{}},
+		"fitness":        {"[Worker]\nFitness=/bin/fit -q", nil, func(c *Config) any { return c.Worker.Fitness }, []string{"/bin/fit", "-q"}, [2]string{}},
+		"no fitness":     {"[Worker]\nFitness=/bin/fit\nFitness=", nil, func(c *Config) any { return len(c.Worker.Fitness) }, 0, [2]string{"Worker.Fitness", "built-in"}},
+		"drain":          {"[Worker]\nDrainMax=2h 5min", nil, func(c *Config) any { return c.Worker.DrainMax }, 125 * time.Minute, [2]string{"Worker.DrainMax", "x.conf:2"}},
+		"recycling":      {"[Worker]\nMaxJobs=1000\nRecycleMemory=0", nil, func(c *Config) any { return []int{c.Worker.MaxJobs, c.Worker.RecycleMemory} }, []int{1000, 0}, [2]string{}},
 		"variables": {
 			"[Environment]\nA=1\nB=two words\nC='quoted  one'\nA=2\nD=\"un\" \"quoted\"", nil,
 			func(c *Config) any { return c.Environment },
@@ -141,6 +146,9 @@ func TestProblems(t *testing.T) {
 		"executor typo":   {"[Worker]\nExecutor=exce", nil, `x.conf:2: Executor=: there is no executor "exce": did you mean exec?; the default exec is used`, false},
 		"no executor":     {"[Worker]\nExecutor=celery", nil, `x.conf:2: Executor=: there is no executor "celery": known are exec, http, comfyui; the default exec is used`, false},
 		"worker password": {"[Worker]\nURL=http://u:hunter2@h/", nil, "x.conf:2: URL=: a user and a password have no place here: everyone can read this file; the default is used", false},
+		"endless drain":   {"[Worker]\nDrainMax=infinity", nil, `x.conf:2: DrainMax=: "infinity" is not from 1s to 7d; the default is used`, false},
+		"no share":        {"[Worker]\nRecycleMemory=4G", nil, `x.conf:2: RecycleMemory=: "4G" is no percentage of MemoryMax= such as 90%; the default 90% is used`, false},
+		"relative":        {"[Worker]\nFitness=fit", nil, "x.conf:2: Fitness=: the program needs an absolute path; the default is used", false},
 		"open quote":      {"[Worker]\nExec=/bin/a 'b", nil, "x.conf:2: Exec=: ", false},
 		"braces":          {"[Redis]\nHost={x}", nil, `x.conf:2: Host=: "{x}" cannot be part of a Redis key: no spaces, quotes, braces or *?[] there; the default is used`, false},
 		"no service name": {"[Service ]", nil, "x.conf:1: [Service ] names no service; write [Service NAME] for NAME.service", false},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"gpuherd/generator/gpu"
 	"gpuherd/generator/unitfile"
@@ -36,6 +37,10 @@ var settings = []setting{
 	{Setting{"Worker", "Executor", "exec", nil, ""}, setExecutor, nil},
 	{Setting{"Worker", "Exec", "/usr/lib/gpuherd/jobs/echo", nil, ""}, setExec, nil},
 	{Setting{"Worker", "URL", "", nil, ""}, setWorkerURL, nil},
+	{Setting{"Worker", "Fitness", "", nil, ""}, setFitness, nil},
+	{Setting{"Worker", "DrainMax", "", nil, ""}, setDrainMax, nil},
+	{Setting{"Worker", "MaxJobs", "0", nil, ""}, setMaxJobs, nil},
+	{Setting{"Worker", "RecycleMemory", "90%", nil, ""}, setRecycleMemory, nil},
 	{Setting{"Redis", "URL", "redis://127.0.0.1:6379/0", []string{"REDIS_URL", "HUB_REDIS_URL"}, ""}, setRedisURL, nil},
 	{Setting{"Redis", "Host", "", []string{"MACHINE_ID"}, ""}, setHost, nil},
 	{Setting{"Redis", "Prefix", "gpuherd", nil, ""}, setKeyPart(func(c *Config) *string { return &c.Redis.Prefix }), nil},
@@ -148,14 +153,77 @@ func setExecutor(c *Config, value string) error {
 }
 
 func setExec(c *Config, value string) error {
-	argv, err := unitfile.SplitArgv(value)
+	argv, err := program(value)
 	if err != nil {
 		return err
 	}
-	if len(argv) == 0 || !path.IsAbs(argv[0]) {
-		return errors.New("the program needs an absolute path")
-	}
 	c.Worker.Exec = argv
+	return nil
+}
+
+// program reads a program and its arguments.
+func program(value string) ([]string, error) {
+	argv, err := unitfile.SplitArgv(value)
+	if err != nil {
+		return nil, err
+	}
+	if len(argv) == 0 || !path.IsAbs(argv[0]) {
+		return nil, errors.New("the program needs an absolute path")
+	}
+	return argv, nil
+}
+
+func setFitness(c *Config, value string) error {
+	if value == "" {
+		c.Worker.Fitness = nil
+		return nil
+	}
+	argv, err := program(value)
+	if err != nil {
+		return err
+	}
+	c.Worker.Fitness = argv
+	return nil
+}
+
+// maxDrain is a week: who waits longer waits for something else.
+const maxDrain = 7 * 24 * time.Hour
+
+func setDrainMax(c *Config, value string) error {
+	if value == "" {
+		c.Worker.DrainMax = 0
+		return nil
+	}
+	d, err := unitfile.ParseSpan(value)
+	if err != nil {
+		return err
+	}
+	if d < time.Second || d > maxDrain {
+		return fmt.Errorf("%s is not from 1s to 7d", quote(value))
+	}
+	c.Worker.DrainMax = d
+	return nil
+}
+
+func setMaxJobs(c *Config, value string) error {
+	n, err := number(value, 0, 1_000_000_000)
+	if err != nil {
+		return err
+	}
+	c.Worker.MaxJobs = n
+	return nil
+}
+
+func setRecycleMemory(c *Config, value string) error {
+	percent, ok := strings.CutSuffix(value, "%")
+	if !ok && value != "0" {
+		return fmt.Errorf("%s is no percentage of MemoryMax= such as 90%%", quote(value))
+	}
+	n, err := number(percent, 0, 100)
+	if err != nil {
+		return err
+	}
+	c.Worker.RecycleMemory = n
 	return nil
 }
 

@@ -1,6 +1,10 @@
 package unitfile
 
-import "testing"
+import (
+	"math"
+	"testing"
+	"time"
+)
 
 func TestCheckSpan(t *testing.T) {
 	t.Parallel()
@@ -12,6 +16,19 @@ func TestCheckSpan(t *testing.T) {
 	for _, bad := range []string{"", "soon", "30x", "s", "-1", "1.2.3", "30 s x", "infinity s", ".", "30secs", "1,5s"} {
 		if CheckSpan(bad) == nil {
 			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestParseSpan(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Duration{
+		"30": 30 * time.Second, "5min 20s": 320 * time.Second, "1.5h": 90 * time.Minute, ".5s": 500 * time.Millisecond,
+		"2 3": 5 * time.Second, "300ms": 300 * time.Millisecond, "1us": time.Microsecond, "0.1us": 0, "1M": 2629800 * time.Second,
+		"infinity": math.MaxInt64, "1000y": math.MaxInt64, "0": 0,
+	} {
+		if got, err := ParseSpan(text); got != want || err != nil {
+			t.Errorf("%q: %v, %v, want %v", text, got, err, want)
 		}
 	}
 }

@@ -123,7 +123,12 @@ type folder struct {
 	fd    int
 	files []file
 	open  []int // file descriptors of files; −1: not there
+	reads int   // how often it was read
 }
+
+// lookAgain is how many times a group is read until the files that it lacked
+// are looked for again.
+const lookAgain = 12
 
 // open opens the group in those of hierarchies that have it.
 func (g *group) open(root string, hierarchies []hierarchy, controlGroup string) error {
@@ -179,7 +184,12 @@ func (g *group) read(buf []byte) (Usage, error) {
 }
 
 func (f *folder) read(buf []byte, u *Usage) error {
+	look := f.reads%lookAgain == 0
+	f.reads++
 	for i, file := range f.files {
+		if f.open[i] < 0 && !look {
+			continue
+		}
 		n, err := f.pread(i, buf)
 		if missing(err) {
 			continue

@@ -315,3 +315,25 @@ type fixed map[string]string
 
 func (f fixed) ControlGroups() map[string]string { return f }
 func (f fixed) Use(map[string]state.Figures)     {}
+
+// A controller that is switched on later is noticed, without looking for its
+// files each time.
+func TestSwitchedOnLater(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	lay(t, root, mountV2+"/g", map[string]string{"cgroup.events": ""})
+	r := newReader(root, 1)
+	t.Cleanup(r.close)
+	for i := range 1 + lookAgain {
+		u, err := r.usage("/g")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := u.Tasks != nil, i == lookAgain; got != want {
+			t.Fatalf("reading %d has the tasks: %v, want %v", i, got, want)
+		}
+		if i == 0 {
+			lay(t, root, mountV2+"/g", map[string]string{"pids.current": "7\n"})
+		}
+	}
+}

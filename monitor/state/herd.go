@@ -296,6 +296,25 @@ func (h *Herd) Units() []Unit {
 	return h.list()
 }
 
+// A Tally counts units, and those of some of systemd's ActiveStates.
+type Tally struct{ Units, Active, Failed int }
+
+// Tally counts the units.
+func (h *Herd) Tally() Tally {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := Tally{Units: len(h.units)}
+	for _, m := range h.units {
+		switch m.unit.Active {
+		case "active":
+			t.Active++
+		case "failed":
+			t.Failed++
+		}
+	}
+	return t
+}
+
 // ControlGroups returns the control group of each unit by name.
 func (h *Herd) ControlGroups() map[string]string {
 	h.mu.Lock()

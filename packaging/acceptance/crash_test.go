@@ -61,8 +61,8 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// A worker that takes too much memory is killed by the kernel at its limit,
-// and is back.
+// A job that takes too much memory is killed by the kernel at the limit of its
+// worker's unit. The worker tells of what it died, ends, and is back.
 func TestOutOfMemory(t *testing.T) {
 	const limit, wanted = 2 << 30, 3 << 30
 	h := open(t)
@@ -82,6 +82,9 @@ func TestOutOfMemory(t *testing.T) {
 
 	id := jobID(t)
 	h.redis.enqueue(id, task{Do: "allocate", Mark: id, Bytes: wanted}.String())
+	// Whoever is free does it the second time.
+	worker := h.owner(h.redis.waitJob(30*time.Second, id, "running"))
+	reason := ""
 	// The cgroup goes away with its processes, so its peak is read until then.
 	peaks := map[string]uint64{}
 	eventually(t, 2*time.Minute, "the job is finished by a successor", func() error {
@@ -92,6 +95,9 @@ func TestOutOfMemory(t *testing.T) {
 			}
 		}
 		job, err := h.redis.jobState(id)
+		if job["reason"] != "" {
+			reason = job["reason"]
+		}
 		if err == nil && job["state"] != "succeeded" {
 			err = fmt.Errorf("it is %v", job)
 		}
@@ -102,7 +108,9 @@ func TestOutOfMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	worker := h.owner(job)
+	if job["attempts"] != "2" || reason != "oom" {
+		t.Errorf("it took %s attempts, the first one failed for %q, want oom", job["attempts"], reason)
+	}
 
 	if peak := peaks[worker]; peak > limit || peak < limit/2 {
 		t.Errorf("%s took %d bytes at its peak, want at most %d, and not much less", worker, peak, limit)

@@ -19,7 +19,7 @@ import (
 
 // A task is the payload of the jobs that tests enqueue.
 type task struct {
-	Do    string `json:"do"`              // hold, allocate, print, open, sleep
+	Do    string `json:"do"`              // hold, allocate, print, open, sleep, fail
 	Mark  string `json:"mark,omitempty"`  // a file below jobDir that tells one attempt from the next
 	Bytes int    `json:"bytes,omitempty"` // allocate: how much; print: length of a line
 	Lines int    `json:"lines,omitempty"` // print: how many
@@ -54,6 +54,8 @@ func runJob() int {
 	switch k.Do {
 	case "sleep":
 		time.Sleep(time.Duration(k.MS) * time.Millisecond)
+	case "fail":
+		return 1
 	case "hold": // the first attempt never ends by itself, the next at once
 		if first(mark) {
 			time.Sleep(10 * time.Minute)

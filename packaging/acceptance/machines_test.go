@@ -50,11 +50,19 @@ type hardware struct {
 	library  string // folder of NVML, as buildLibraries names it; empty: none
 }
 
-// anywhere are the tests that need no limits and no second GPU's node.
-var anywhere = []string{
-	"TestDropInShows", "TestUnitsVerify", "TestGPUsAreTold", "TestKilled", "TestMonitorKilled", "TestReloadUnderLoad",
-	"TestBrokenServiceFile", "TestConfigurationErrorsFail", "TestRedisAway", "TestBackfilled",
-	"TestUnitsAreMeasured", "TestMonitorIsConfined",
+// inContainers are the tests that need of the kernel only what every container
+// has. They run there, where processes are fast.
+var inContainers = []string{
+	"TestContainer", "TestDropInShows", "TestUnitsVerify", "TestUnitsAreMeasured", "TestMonitorIsConfined", "TestGPUsAreTold",
+	"TestKilled", "TestMonitorKilled", "TestRedisAway", "TestBackfilled", "TestReloadUnderLoad", "TestBrokenServiceFile",
+	"TestConfigurationErrorsFail", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
+}
+
+// working are the tests of what workers do with their jobs, which wants more
+// than one of them, and fast ones.
+var working = []string{
+	"TestStopLetsTheJobFinish", "TestStopHandsTheJobBack", "TestLongDrain", "TestCancelEndsTheJob", "TestJobInTheJournal",
+	"TestUnfitGPU", "TestWorkersBeginAnew",
 }
 
 // withGPUs is the configuration of a machine with GPUs, on which probes run.
@@ -95,8 +103,7 @@ func settings() []setting {
 				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
 				conf: "[GPU]\nSimulate=yes\n",
-				// Printing as fast as it can belongs where processes are fast.
-				tests: append([]string{"TestContainer", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood"}, anywhere...),
+				tests: slices.Concat(inContainers, working),
 			},
 			setting{
 				name: "loss-" + string(suite),
@@ -154,13 +161,13 @@ func settings() []setting {
 				config:   machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30},
 				conf:     withGPUs,
 				hardware: &hardware{few(), "whole"},
-				tests:    []string{"TestWorkersKnowTheirGPU", "TestOwnDevicesOnly", "TestGPULostAndBack", "TestUdevRules", "TestEventsStartARescan"},
+				tests:    []string{"TestOwnDevicesOnly", "TestUdevRules", "TestEventsStartARescan"},
 			},
 			setting{
 				name: "kernel-" + string(suite), parallel: true,
 				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
 					Env: map[string]string{"NUM_GPUS": "2"}, KernelArgs: []string{"gpuherd.simulate=yes"}},
-				tests: append([]string{"TestBoot", "TestOutOfMemory", "TestOwnGPUOnly"}, anywhere...),
+				tests: []string{"TestBoot", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestUnitsVerify", "TestUnitsAreMeasured", "TestMonitorIsConfined"},
 			})
 	}
 	return all

@@ -1,5 +1,5 @@
-// Command bench measures gpuherd against systemd's own tools and against PM2,
-// side by side in one run, and writes a table and a JSON file:
+// Command bench measures gpuherd against systemd's own tools, PM2, asynq and
+// BullMQ, side by side in one run, and writes a table and a JSON file:
 //
 //   - the generator for 8 GPUs and for 16 with MIG, next to
 //     systemd-fstab-generator;
@@ -7,10 +7,14 @@
 //   - the monitor's memory and CPU with 256 units, at rest and while systemd
 //     makes as many transitions as it can, next to systemd itself;
 //   - from the SIGKILL of one of 64 workers to the message at a Redis
-//     subscriber, next to PM2 with the relay that its users write.
+//     subscriber, next to PM2 with the relay that its users write;
+//   - from the enqueuing of a job to an idle worker that has it, and how long
+//     workers take for a backlog, next to asynq and BullMQ;
+//   - from the SIGKILL of a redis-worker to its job running again, and its
+//     memory.
 //
-// It needs root, and installs PM2 (and node, where there is none) into the
-// user's cache folder.
+// It needs root, and installs PM2 and BullMQ (and node, where there is none)
+// into the user's cache folder.
 package main
 
 import (
@@ -52,9 +56,10 @@ const (
 	partGenerator = "generator"
 	partMonitor   = "monitor"
 	partCrashes   = "crashes"
+	partQueue     = "queue"
 )
 
-var parts = []string{partGenerator, partMonitor, partCrashes}
+var parts = []string{partGenerator, partMonitor, partCrashes, partQueue}
 
 // bench measures everything, or one part of it, and reports.
 func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
@@ -73,6 +78,8 @@ func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
 			err = benchMonitor(ctx, r, tree)
 		case partCrashes:
 			err = benchCrashes(ctx, r, tree, kills)
+		case partQueue:
+			err = benchQueue(ctx, r, tree)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)

@@ -33,50 +33,9 @@ type pm2 struct {
 	relay   *exec.Cmd
 }
 
-// installPM2 puts PM2 and its Redis client into the user's cache folder, once.
+// installPM2 puts PM2, its Redis client and the relay into the user's cache folder.
 func installPM2(ctx context.Context) (string, error) {
-	if err := installNode(ctx); err != nil {
-		return "", err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "gpuherd", "bench", "pm2-"+pm2Version+"-ioredis-"+ioredisVersion)
-	done := filepath.Join(dir, "installed")
-	if _, err := os.Stat(done); err == nil {
-		return dir, os.WriteFile(filepath.Join(dir, "relay.js"), relayProgram, 0o644)
-	}
-	packages := fmt.Sprintf(`{"private":true,"dependencies":{"pm2":%q,"ioredis":%q}}`, pm2Version, ioredisVersion)
-	if err := write(filepath.Join(dir, "package.json"), packages); err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, "npm", "install", "--no-audit", "--no-fund", "--loglevel=error")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("cannot install PM2 with npm: %w", err)
-	}
-	return dir, errors.Join(os.WriteFile(filepath.Join(dir, "relay.js"), relayProgram, 0o644), write(done, ""))
-}
-
-// installNode installs Debian's node and npm where there is none.
-func installNode(ctx context.Context) error {
-	var missing []string
-	for program, name := range map[string]string{"node": "nodejs", "npm": "npm"} {
-		if _, err := exec.LookPath(program); err != nil {
-			missing = append(missing, name)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"install", "-y", "--no-install-recommends"}, missing...)...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("cannot install %v: %w", missing, err)
-	}
-	return nil
+	return installModules(ctx, map[string]string{"pm2": pm2Version, "ioredis": ioredisVersion}, "relay.js", relayProgram)
 }
 
 // startPM2 starts a daemon of its own, the workers victim0 … victimN−1, and

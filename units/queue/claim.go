@@ -43,11 +43,19 @@ func (c *Claim) Renew(ctx context.Context, progress string) error {
 
 // Finish ends the job with its result, of at most MaxPayload bytes.
 func (c *Claim) Finish(ctx context.Context, result []byte) error {
-	if len(result) > MaxPayload {
-		return fmt.Errorf("cannot finish job %s: result of %d bytes, at most %d are allowed", c.ID, len(result), MaxPayload)
+	if err := fits(result); err != nil {
+		return c.outcome("finish", 0, err)
 	}
 	n, err := finishScript.Run(ctx, c.q.redis, c.keys(), c.args(result, c.q.ttl())...).Int()
 	return c.outcome("finish", n, err)
+}
+
+// fits says why a result cannot be one.
+func fits(result []byte) error {
+	if len(result) > MaxPayload {
+		return fmt.Errorf("result of %d bytes, at most %d are allowed", len(result), MaxPayload)
+	}
+	return nil
 }
 
 // A Failure is why an attempt went wrong.

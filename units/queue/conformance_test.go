@@ -18,6 +18,7 @@ var promises = []struct {
 	keep func(*fixture)
 }{
 	{"a plain XADD is claimed and finished", short, plainXADDIsClaimedAndFinished},
+	{"finishing claims the next", short, finishingClaimsTheNext},
 	{"enqueue is idempotent", short, enqueueIsIdempotent},
 	{"an id that has ended is acknowledged without running", short, endedIDIsAcknowledgedWithoutRunning},
 	{"the same id twice runs once", queue.Options{Block: short.Block}, sameIDTwiceRunsOnce},

@@ -86,11 +86,16 @@ func (c *Consumer) Claim(ctx context.Context) (*Claim, error) {
 		c.look, c.own = true, true
 		return nil, fmt.Errorf("cannot claim a job: %w", err)
 	}
+	c.given(claim)
+	return claim, err
+}
+
+// given notes that the caller has a claim, unless it is nil.
+func (c *Consumer) given(claim *Claim) {
 	if claim != nil {
 		c.claims++
 		c.current.Store(claim)
 	}
-	return claim, err
 }
 
 func (c *Consumer) claim(ctx context.Context) (*Claim, error) {
@@ -111,22 +116,68 @@ func (c *Consumer) claim(ctx context.Context) (*Claim, error) {
 	return c.begin(ctx)
 }
 
-// take claims an entry that is there now; none says that there is none.
-func (c *Consumer) take(ctx context.Context) (claim *Claim, none bool, err error) {
+// Finish ends a claim as Claim.Finish does, and claims the next job in the same
+// round trip where there is one that can be run at once. err is about the
+// former alone: after one other than ErrLost the same may be called again.
+// Where next is nil, Claim tells why.
+func (c *Consumer) Finish(ctx context.Context, claim *Claim, result []byte) (next *Claim, err error) {
+	n := 0
+	defer func() { err = claim.outcome("finish", n, err) }()
+	if err := fits(result); err != nil {
+		return nil, err
+	}
+	t := c.asking()
+	list, err := finishTakeScript.Run(ctx, c.q.redis, claim.keys(), claim.args(append(t.args, result)...)...).Slice()
+	if err != nil {
+		c.look, c.own = true, true
+		return nil, err
+	}
+	if len(list) == 1 && list[0] == "lost" {
+		return nil, nil
+	}
+	n = 1
+	next, none, err := c.taken(ctx, t, list)
+	c.look = !none
+	if err != nil { // of what was taken, which Claim will tell
+		c.own = true
+		return nil, nil
+	}
+	c.given(next)
+	return next, nil
+}
+
+// An asking is how takeScript is asked.
+type asking struct {
+	expired bool  // for leases that ran out, too
+	args    []any // ARGV from 5
+}
+
+func (c *Consumer) asking() asking {
 	own, lease := "0", int64(0)
 	if c.own {
 		own = "1"
 	}
-	look := time.Now().After(c.expired)
-	if look {
+	t := asking{expired: time.Now().After(c.expired)}
+	if t.expired {
 		lease = max(c.q.opts.Lease.Milliseconds(), 1)
 	}
-	r, err := takeScript.Run(ctx, c.q.redis, c.q.shared,
-		"", "", c.name, "", c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease, maxEntry, maxFields).Slice()
+	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease, maxEntry, maxFields}
+	return t
+}
+
+// take claims an entry that is there now; none says that there is none.
+func (c *Consumer) take(ctx context.Context) (claim *Claim, none bool, err error) {
+	t := c.asking()
+	list, err := takeScript.Run(ctx, c.q.redis, c.q.shared, append([]any{"", "", c.name, ""}, t.args...)...).Slice()
 	if err != nil {
 		return nil, false, err
 	}
-	a := answer{list: r}
+	return c.taken(ctx, t, list)
+}
+
+// taken makes of a script's answer what take returns.
+func (c *Consumer) taken(ctx context.Context, t asking, list []any) (claim *Claim, none bool, err error) {
+	a := answer{list: list}
 	verdict := a.text()
 	switch verdict {
 	case "paused":
@@ -137,14 +188,14 @@ func (c *Consumer) take(ctx context.Context) (claim *Claim, none bool, err error
 		if ms := a.number(); ms >= 0 {
 			c.due = time.Now().Add(time.Duration(ms) * time.Millisecond)
 		}
-		c.looked(1, look)
+		c.looked(1, t.expired)
 	case "run", "read":
 		e := &entry{stream: Priority(a.number()), id: a.text(), deliveries: a.number()}
 		n := a.number()
 		if e.fields = a.fields(); a.bad {
 			break
 		}
-		c.looked(e.deliveries, look)
+		c.looked(e.deliveries, t.expired)
 		job, bad := parse(e.fields)
 		if verdict == "run" && bad == nil {
 			return c.begun(job, e, n), false, nil
@@ -155,11 +206,11 @@ func (c *Consumer) take(ctx context.Context) (claim *Claim, none bool, err error
 		c.read = e
 		claim, err = c.begin(ctx)
 	default:
-		c.looked(a.number(), look)
+		c.looked(a.number(), t.expired)
 		c.gone(verdict, a.text())
 	}
 	if a.bad {
-		return nil, false, fmt.Errorf("script answered %.200v", r)
+		return nil, false, fmt.Errorf("script answered %.200v", list)
 	}
 	return claim, none, err
 }

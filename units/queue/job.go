@@ -47,8 +47,8 @@ func text(what, s string, most int) error {
 	return nil
 }
 
-// valid says why j cannot be a job.
-func (j *Job) valid() error {
+// Valid says why j cannot be a job.
+func (j *Job) Valid() error {
 	if err := ValidID(j.ID); err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (j *Job) valid() error {
 // nothing of the ID; see ValidID.
 func parse(fields map[string]string) (Job, error) {
 	j := Job{ID: fields["id"], Payload: []byte(fields["payload"]), Trace: fields["trace"]}
-	if err := j.valid(); err != nil {
+	if err := j.Valid(); err != nil {
 		return j, err
 	}
 	if s := fields["timeout"]; s != "" {
@@ -119,7 +119,7 @@ return 1`)
 // whatever became of that job: so a producer that is not sure whether its
 // call arrived may call again.
 func (q *Queue) Enqueue(ctx context.Context, j Job) (added bool, err error) {
-	if err := j.valid(); err != nil {
+	if err := j.Valid(); err != nil {
 		return false, fmt.Errorf("cannot enqueue %.100q: %w", j.ID, err)
 	}
 	if j.Priority == 0 {

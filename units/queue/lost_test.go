@@ -105,7 +105,16 @@ func TestLostAnswers(t *testing.T) {
 	f.add("payload", "no id")
 	f.add("id", "last")
 	c = claim()
-	again(func() error { return c.Finish(f.ctx, nil) })
+	f.add("id", "the next")
+	var next *queue.Claim
+	again(func() (err error) { next, err = w.Finish(f.ctx, c, nil); return })
+	if next == nil || next.ID != "the next" || next.Attempt != 1 {
+		t.Fatalf("the next is %+v", next)
+	}
+	again(func() (err error) { next, err = w.Finish(f.ctx, next, nil); return })
+	if next != nil {
+		t.Errorf("%s is claimed", next.ID)
+	}
 	if n := len(f.dead()); n != 2 {
 		t.Errorf("%d entries in dead", n)
 	}

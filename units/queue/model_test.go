@@ -85,7 +85,11 @@ type actor struct {
 }
 
 func (a actor) consumer(m *model, name string) *Consumer {
-	return &Consumer{q: m.q, name: name, own: a.own, read: a.read, nonce: fmt.Sprint(name, a.life), claims: a.taken}
+	c := &Consumer{q: m.q, name: name, own: a.own, read: a.read, nonce: fmt.Sprint(name, a.life), claims: a.taken}
+	if a.claim != nil {
+		c.claims++
+	}
+	return c
 }
 
 func newModel(t *testing.T, opts Options, entries int) *model {
@@ -187,6 +191,17 @@ func (m *model) stepsOf(w *world) map[string]func(*world) {
 				}
 			}
 			if a.did == "" {
+				step("finishes, and takes the next", func(w *world, a *actor, c *Consumer) {
+					next, err := c.Finish(m.t.Context(), a.claim, fmt.Append(nil, c.name, a.claim.Attempt))
+					if !m.told(err) {
+						m.lost(w, a)
+						a.did = "finishes"
+						return
+					}
+					w.finishes++
+					*a = actor{life: a.life, taken: a.taken + 1, ghost: a.ghost}
+					m.claimed(w, a, next, nil)
+				})
 				step("renews", func(w *world, a *actor, _ *Consumer) {
 					if m.told(a.claim.Renew(m.t.Context(), "1")) {
 						a.mayLose = false

@@ -40,6 +40,57 @@ func plainXADDIsClaimedAndFinished(f *fixture) {
 	f.must(c.Finish(f.ctx, []byte("done")))
 }
 
+func finishingClaimsTheNext(f *fixture) {
+	t := f.t
+	w := f.Consumer("a")
+	for _, id := range []string{"1", "2"} {
+		f.add("id", id)
+	}
+	c := f.claim(w)
+	if _, err := w.Finish(f.ctx, c, make([]byte, queue.MaxPayload+1)); err == nil {
+		t.Error("a result above the limit is taken")
+	}
+	next, err := w.Finish(f.ctx, c, []byte("r"))
+	f.must(err)
+	if next == nil || next.ID != "2" || next.Attempt != 1 {
+		t.Fatalf("the next is %+v", next)
+	}
+	f.want("1", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "r"})
+	f.want("2", queue.Record{State: queue.Running, Attempts: 1, Worker: "a"})
+
+	// What comes next is not fit, or must not be claimed.
+	f.add("payload", "no id")
+	f.must(f.Pause(f.ctx))
+	last := next
+	next, err = w.Finish(f.ctx, last, nil)
+	f.must(err)
+	if next != nil || len(f.dead()) != 0 {
+		t.Errorf("%v is claimed in a pause, %d dead", next, len(f.dead()))
+	}
+	f.must(f.Resume(f.ctx))
+	f.none(w)
+	if n := len(f.dead()); n != 1 {
+		t.Errorf("%d entries in dead", n)
+	}
+
+	// Who lost the lease gets nothing more.
+	f.add("id", "3")
+	f.add("id", "4")
+	c = f.claim(w)
+	successor := f.claim(f.Consumer("a"))
+	next, err = w.Finish(f.ctx, c, nil)
+	f.lost("finish", err)
+	if next != nil {
+		t.Errorf("%s is claimed", next.ID)
+	}
+	f.must(successor.Finish(f.ctx, nil))
+	c = f.claim(w)
+	if next, err = w.Finish(f.ctx, c, nil); c.ID != "4" || next != nil || err != nil {
+		t.Errorf("after %s: %v, %v", c.ID, next, err)
+	}
+	f.empty()
+}
+
 func enqueueIsIdempotent(f *fixture) {
 	t := f.t
 	job := queue.Job{ID: "a:b\u00e9 {x}", Payload: []byte{0, 255, '\n'}, Timeout: 90 * time.Second, MaxAttempts: 7, Trace: "t", Priority: queue.Low}

@@ -30,14 +30,22 @@ local job = KEYS[10]
 local stream, entry, me, deliveries = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Numbers are given to Redis as what this makes of them: Redis itself writes
+-- them with all digits that a double may have, which takes longer than many a
+-- command.
+local function int(n) return string.format('%d', n) end
+local clock = int(now)
 local ended = {succeeded = true, dead = true, cancelled = true}
 
 local function id() return string.sub(job, #KEYS[9] + 1) end
 
-local function claim() return stream .. '/' .. entry .. '/' .. me .. '/' .. deliveries end
+local function place() return int(stream) .. '/' .. entry end
+
+local function claim() return place() .. '/' .. me .. '/' .. int(deliveries) end
 
 local function held()
-  local p = redis.pcall('XPENDING', KEYS[stream], 'workers', entry, entry, 1)
+  local p = redis.pcall('XPENDING', KEYS[stream], 'workers', entry, entry, '1')
   return not p.err and p[1] ~= nil and p[1][2] == me and p[1][4] == deliveries
 end
 
@@ -60,7 +68,7 @@ end
 -- leaves the delivery count as it is. Before 7.0, which tells its version to
 -- scripts, that also claims an entry that was deleted.
 local function renewed()
-  local r = redis.call('XCLAIM', KEYS[stream], 'workers', me, 0, entry, 'JUSTID')
+  local r = redis.call('XCLAIM', KEYS[stream], 'workers', me, '0', entry, 'JUSTID')
   if r[1] and (redis.REDIS_VERSION_NUM or fields(KEYS[stream], entry)) then return true end
   drop()
   return false
@@ -82,8 +90,8 @@ local most = {id = 256, payload = 262144, timeout = 64, max_attempts = 64, trace
 -- gone are forgotten, and minutes that are over an hour old are added up.
 local function count(what)
   local minute = math.floor(now / 60000)
-  if redis.call('HINCRBY', KEYS[8], what .. ':' .. minute, 1) > 1 then return end
-  redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', now)
+  if redis.call('HINCRBY', KEYS[8], what .. ':' .. int(minute), '1') > 1 then return end
+  redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', clock)
   local all = redis.call('HGETALL', KEYS[8])
   for i = 1, #all, 2 do
     local name, of = string.match(all[i], '^(%l+):(%d+)$')
@@ -97,7 +105,7 @@ end
 -- The job waits, as a new entry with the fields f at the end of stream number to.
 local function wait(to, f)
   local at = redis.call('XADD', KEYS[to], '*', unpack(f))
-  redis.call('HSET', job, 'state', 'waiting', 'entry', to .. '/' .. at)
+  redis.call('HSET', job, 'state', 'waiting', 'entry', int(to) .. '/' .. at)
   redis.call('HDEL', job, 'progress', 'claim')
 end
 
@@ -137,10 +145,10 @@ end
 -- The job has come to its end: the hash, with the fields that follow, stays for
 -- ttl ms.
 local function over(state, ttl, ...)
-  redis.call('HSET', job, 'state', state, 'finished_ms', now, ...)
+  redis.call('HSET', job, 'state', state, 'finished_ms', clock, ...)
   redis.call('HDEL', job, 'progress', 'entry', 'claim', 'token', 'cancel', 'due_ms', unpack(kept))
   redis.call('PEXPIRE', job, ttl)
-  redis.call('ZADD', KEYS[7], now + ttl, id())
+  redis.call('ZADD', KEYS[7], int(now + ttl), id())
   count(state)
 end
 
@@ -148,7 +156,7 @@ end
 -- What is above its limit is told by its size. Returns the entry there.
 local function bury(why, reason, stderr, attempts)
   local out = {'error', why, 'reason', reason, 'stderr', stderr, 'attempts', attempts, 'worker', me,
-    'stream', KEYS[stream], 'entry', entry, 'failed_ms', now}
+    'stream', KEYS[stream], 'entry', entry, 'failed_ms', clock}
   local _, named = remove()
   for name, limit in pairs(most) do
     local value = named and named[name]
@@ -194,12 +202,14 @@ local function start(limit, ttl, token, due, paused)
     drop()
     return 'ended', attempts
   end
-  local this = stream .. '/' .. entry
+  local this = place()
   if h[2] ~= this and elsewhere(state, h[2]) then
     drop()
     return 'duplicate', attempts
   end
-  if not state then redis.call('HSET', job, 'home', stream, 'enqueued_ms', string.match(entry, '^%d+')) end
+  local origin = not state and {'home', int(stream), 'enqueued_ms', string.match(entry, '^%d+')} or {}
+  local unfit = h[5] or due > now or paused or attempts >= limit or deliveries > limit + 100
+  if unfit and not state then redis.call('HSET', job, unpack(origin)) end
   if h[5] then
     drop()
     over('cancelled', ttl)
@@ -235,8 +245,8 @@ local function start(limit, ttl, token, due, paused)
     return 'dead', attempts
   end
   attempts = attempts + 1
-  redis.call('HSET', job, 'state', 'running', 'attempts', attempts, 'worker', me,
-    'entry', this, 'claim', claim(), 'token', token, 'started_ms', now)
+  redis.call('HSET', job, 'state', 'running', 'attempts', int(attempts), 'worker', me,
+    'entry', this, 'claim', claim(), 'token', token, 'started_ms', clock, unpack(origin))
   if state then redis.call('HDEL', job, 'progress', 'due_ms') end
   return 'run', attempts
 end
@@ -259,14 +269,10 @@ end
 //	ARGV[7] token  ARGV[8] "1": look for what the consumer holds
 //	ARGV[9] lease in ms, 0: do not look for leases that ran out
 //	ARGV[10] most bytes  ARGV[11] most fields
-var takeScript = redis.NewScript(library + `
-if redis.call('EXISTS', KEYS[5]) == 1 then return {'paused'} end
+var takeScript = redis.NewScript(library + taking + `
+return take()`)
 
-for _, due in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, 16)) do
-  job = KEYS[9] .. due
-  promote()
-end
-
+const taking = `
 -- XCLAIM rather than a read of the own entries from 0: that raises the
 -- delivery count without telling append-only file and replicas.
 local function reclaim(idle, ...)
@@ -286,7 +292,7 @@ end
 
 local function new()
   for i = 1, 3 do
-    local r = redis.call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', 1, 'STREAMS', KEYS[i], '>')
+    local r = redis.call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', '1', 'STREAMS', KEYS[i], '>')
     if r then
       stream, entry, deliveries = i, r[1][2][1][1], 1
       return r[1][2][1][2]
@@ -294,36 +300,46 @@ local function new()
   end
 end
 
-local f = ARGV[8] == '1' and reclaim(0, '-', '+', 1, me)
-  or ARGV[9] ~= '0' and reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1)
-  or new()
-if not f then
-  local due = redis.call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
-  return {'none', due[2] and math.max(0, due[2] - now) or -1}
-end
+local function take()
+  if redis.call('EXISTS', KEYS[5]) == 1 then return {'paused'} end
 
-local named, bytes = {}, 0
-for i = 1, #f, 2 do
-  named[f[i]] = f[i + 1]
-  bytes = bytes + #f[i] + #f[i + 1]
-end
-if bytes > tonumber(ARGV[10]) or #f > 2 * tonumber(ARGV[11]) then
-  return {'read', stream, entry, deliveries, bytes, {'id', string.sub(named.id or '', 1, 257)}}
-end
+  for _, due in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', clock, 'LIMIT', '0', '16')) do
+    job = KEYS[9] .. due
+    promote()
+  end
 
--- What parse takes for certain. It knows more, such as times and UTF-8.
-local function plain(name, pattern)
-  local value = named[name]
-  return not value or #value <= most[name] and string.find(value, pattern)
+  local f = ARGV[8] == '1' and reclaim(0, '-', '+', 1, me)
+    or ARGV[9] ~= '0' and reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1)
+    or new()
+  if not f then
+    local due = redis.call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
+    return {'none', due[2] and math.max(0, due[2] - now) or -1}
+  end
+
+  local named, bytes = {}, 0
+  for i = 1, #f, 2 do
+    named[f[i]] = f[i + 1]
+    bytes = bytes + #f[i] + #f[i + 1]
+  end
+  if bytes > tonumber(ARGV[10]) or #f > 2 * tonumber(ARGV[11]) then
+    return {'read', stream, entry, deliveries, bytes, {'id', string.sub(named.id or '', 1, 257)}}
+  end
+
+  -- What parse takes for certain. It knows more, such as times and UTF-8.
+  local function plain(name, pattern)
+    local value = named[name]
+    return not value or #value <= most[name] and string.find(value, pattern)
+  end
+  if not (named.id and plain('id', '^[%w%p ]+$') and #(named.payload or '') <= most.payload and not named.not_before and
+    plain('timeout', '^[1-9]%d?%d?%d?%d?%d?$') and plain('max_attempts', '^[1-9]%d?%d?$') and plain('trace', '^[%w%p ]*$')) then
+    return {'read', stream, entry, deliveries, 0, f}
+  end
+  job = KEYS[9] .. named.id
+  local verdict, attempts = start(tonumber(named.max_attempts or ARGV[5]), ARGV[6], ARGV[7], 0, false)
+  if verdict == 'run' then return {verdict, stream, entry, deliveries, attempts, f} end
+  return {verdict, deliveries, named.id}
 end
-if not (named.id and plain('id', '^[%w%p ]+$') and #(named.payload or '') <= most.payload and not named.not_before and
-  plain('timeout', '^[1-9]%d?%d?%d?%d?%d?$') and plain('max_attempts', '^[1-9]%d?%d?$') and plain('trace', '^[%w%p ]*$')) then
-  return {'read', stream, entry, deliveries, 0, f}
-end
-job = KEYS[9] .. named.id
-local verdict, attempts = start(tonumber(named.max_attempts or ARGV[5]), ARGV[6], ARGV[7], 0, false)
-if verdict == 'run' then return {verdict, stream, entry, deliveries, attempts, f} end
-return {verdict, deliveries, named.id}`)
+`
 
 // startScript begins an attempt of an entry that was read unbegun. Returns
 // {verdict of start, or "lost", attempt}.
@@ -368,13 +384,28 @@ return cancelled and 2 or 1`)
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] result  ARGV[6] ms to keep the hash
-var finishScript = redis.NewScript(claimed + `
-if settled then return 1 end
-if lost then return 0 end
-drop()
-if attempts > 1 then redis.call('HDEL', job, 'error', 'reason', 'stderr') end
-over('succeeded', ARGV[6], 'result', ARGV[5], 'settled', claim())
-return 1`)
+var finishScript = redis.NewScript(finishing + `
+return finish(ARGV[5], ARGV[6])`)
+
+const finishing = claimed + `
+local function finish(result, ttl)
+  if settled then return 1 end
+  if lost then return 0 end
+  drop()
+  if attempts > 1 then redis.call('HDEL', job, 'error', 'reason', 'stderr') end
+  over('succeeded', ttl, 'result', result, 'settled', claim())
+  return 1
+end
+`
+
+// finishTakeScript does what finishScript does, and then what takeScript does.
+// Returns what the latter does, or {"lost"}, and then nothing was taken.
+//
+//	KEYS, ARGV[1…4] as above, of the job to finish
+//	ARGV[5…11] as for takeScript  ARGV[12] result
+var finishTakeScript = redis.NewScript(finishing + taking + `
+if finish(ARGV[12], ARGV[6]) == 0 then return {'lost'} end
+return take()`)
 
 // failScript ends an attempt badly: the job waits again, in the stream that it
 // came from or until its delay is over, or it has used up its attempts and
@@ -429,7 +460,7 @@ var buryScript = redis.NewScript(library + `
 if not held() then return 0 end
 local h = redis.pcall('HMGET', job, 'state', 'entry')
 if ARGV[6] == '1' and not h.err and not ended[h[1]] and
-  (h[2] == stream .. '/' .. entry or not elsewhere(h[1], h[2])) then
+  (h[2] == place() or not elsewhere(h[1], h[2])) then
   die(ARGV[5], 'malformed', '', 0, ARGV[7])
 else
   bury(ARGV[5], 'malformed', '', 0)

@@ -188,7 +188,7 @@ func (c *ComfyUI) cut(ctx context.Context, a Attempt, p *prompt) Outcome {
 		return s.entry.outcome(p) // just then
 	}
 	o := Outcome{Leftover: p.there && !gone}
-	o.Verdict, o.Error = cut(ctx, a)
+	o.cut(ctx, a)
 	return o
 }
 

@@ -18,6 +18,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"gpuherd/units/journal"
 	"gpuherd/units/queue"
 )
 
@@ -43,14 +44,17 @@ const (
 //	fd 4    progress, a line each: a number (per cent), JSON or any text
 //	exit    0 succeeded, 75 (EX_TEMPFAIL) try again, 65 (EX_DATAERR) never will; any other failed
 //
-// What it prints goes to Output, line by line after the job's ID. Its
-// environment is Env without what systemd meant for the worker alone, and
-// JOB_ID, JOB_ATTEMPT, JOB_MAX_ATTEMPTS and JOB_TRACE. Once the program itself
-// has ended, what is left of its process group is killed.
+// What it prints goes to Journal, with the job's ID as the field JOB_ID=, or
+// where that is nil to Output, line by line after the job's ID. Its environment
+// is Env without what systemd meant for the worker alone, and JOB_ID,
+// JOB_ATTEMPT, JOB_MAX_ATTEMPTS and JOB_TRACE. Once the program itself has
+// ended, what is left of its process group is killed.
 type Exec struct {
 	Argv   []string
 	Env    []string  // os.Environ()
-	Output io.Writer // gets whole lines
+	Output io.Writer // gets whole lines, from several goroutines
+	// Journal, unless nil, gets them instead as long as it takes them.
+	Journal *journal.Native
 
 	// Subreaper: this process called BecomeSubreaper and has no children but
 	// the job's, so that what escaped the process group is killed too.
@@ -82,8 +86,8 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 	var out stdout
 	var result, stderr capture
 	result.most, stderr.most, stderr.tail = queue.MaxPayload, stderrTail, true
-	log := prefixed{prefix: "[" + a.ID + "] ", w: e.Output}
-	out.log = &log
+	out.log = &joblog{id: a.ID, priority: stdoutPriority, journal: e.Journal, w: e.Output}
+	errs := joblog{id: a.ID, priority: stderrPriority, journal: e.Journal, w: e.Output}
 	var readers sync.WaitGroup
 	readers.Go(func() { readLines(p.stdout, out.line) })
 	readers.Go(func() {
@@ -92,7 +96,7 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 			if end {
 				stderr.add([]byte{'\n'})
 			}
-			log.write(part)
+			errs.write(part)
 		})
 	})
 	readers.Go(func() { _, _ = io.Copy(&result, p.result) })
@@ -129,7 +133,7 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 	fd3 := len(result.buf) > 0
 	switch code := p.state.ExitCode(); {
 	case killed:
-		o.Verdict, o.Error = cut(ctx, a)
+		o.cut(ctx, a)
 	case code == 0 && (fd3 && result.over || !fd3 && tooLong):
 		o.Verdict, o.Error = Permanent, tooBig
 	case code == 0 && fd3:
@@ -209,6 +213,9 @@ func environment(base []string, a Attempt) []string {
 	env := slices.DeleteFunc(slices.Clone(base), func(v string) bool {
 		return slices.ContainsFunc(own, func(name string) bool { return strings.HasPrefix(v, name) })
 	})
+	if a.Number == 0 {
+		return env // it is no job
+	}
 	env = append(env, "JOB_ID="+a.ID, "JOB_ATTEMPT="+strconv.Itoa(a.Number), "JOB_MAX_ATTEMPTS="+strconv.Itoa(a.MaxAttempts))
 	if a.Trace != "" && !strings.Contains(a.Trace, "\x00") {
 		env = append(env, "JOB_TRACE="+a.Trace)

@@ -37,6 +37,7 @@ type Outcome struct {
 	Verdict  Verdict
 	Result   []byte // of Succeeded
 	Error    string // one line, of all others
+	Reason   string // of Failed: ReasonTimeout or ReasonOOM; "" for any other
 	Stderr   string // what else the job said of it, at most 4 KiB: the end of its stderr
 	Leftover bool   // what the job began could not be ended
 
@@ -77,11 +78,18 @@ func limited(ctx context.Context, a Attempt) (context.Context, context.CancelFun
 
 // cut is what an attempt comes to that was ended because limited's context was
 // done.
-func cut(ctx context.Context, a Attempt) (Verdict, string) {
+func (o *Outcome) cut(ctx context.Context, a Attempt) {
 	if errors.Is(context.Cause(ctx), errTimeout) {
-		return Failed, fmt.Sprintf("timed out after %v", a.Timeout)
+		o.Verdict, o.Error, o.Reason = Failed, fmt.Sprintf("timed out after %v", a.Timeout), ReasonTimeout
+		return
 	}
-	return Stopped, "stopped"
+	o.Verdict, o.Error = Stopped, "stopped"
 }
+
+// Reasons of a failure, beside the queue's own.
+const (
+	ReasonTimeout = "timeout" // it took longer than it may
+	ReasonOOM     = "oom"     // the kernel killed it, or a part of it, for want of memory
+)
 
 var tooBig = fmt.Sprintf("result is above %d bytes", queue.MaxPayload)

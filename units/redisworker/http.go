@@ -70,7 +70,7 @@ func (h *HTTP) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
-		o.Verdict, o.Error = cut(ctx, a)
+		o.cut(ctx, a)
 	case never(err):
 		o.Verdict, o.Error = Unready, err.Error()
 	default:

@@ -4,8 +4,8 @@ import (
 	"bufio"
 	"errors"
 	"io"
-	"sync"
 
+	"gpuherd/units/journal"
 	"gpuherd/units/queue"
 )
 
@@ -69,26 +69,36 @@ func (c *capture) add(p []byte) {
 
 func (c *capture) reset() { c.buf, c.over = c.buf[:0], false }
 
-// prefixed writes lines with a prefix. It is safe for concurrent use.
-type prefixed struct {
-	prefix string
-	w      io.Writer
+// Priorities of a job's lines, as syslog(3) counts them. What a program has to
+// say on stderr is worth a notice; an error it need not be.
+const (
+	stdoutPriority = 6
+	stderrPriority = 5
+)
 
-	mu  sync.Mutex
-	buf []byte
+// A joblog takes the lines of one of a job's streams: to the journal, with the
+// job's ID as a field, or else to w, and in both after the ID.
+type joblog struct {
+	id       string
+	priority int
+	journal  *journal.Native // nil: none
+	w        io.Writer
+	buf      []byte
 }
 
-func (p *prefixed) write(line []byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.buf = append(append(append(p.buf[:0], p.prefix...), line...), '\n')
-	_, _ = p.w.Write(p.buf) // there is nowhere else to say that the log is gone
+func (l *joblog) write(line []byte) {
+	l.buf = append(append(l.buf[:0], '['), l.id...)
+	l.buf = append(append(l.buf, "] "...), line...)
+	if l.journal != nil && l.journal.Send(journal.JobLine(l.id, l.priority, l.buf)...) == nil {
+		return
+	}
+	_, _ = l.w.Write(append(l.buf, '\n')) // there is nowhere else to say that the log is gone
 }
 
 // stdout passes a job's lines on to the log, all but the last that is not
 // empty: that may be the result, and is held back until it is known.
 type stdout struct {
-	log    *prefixed
+	log    *joblog
 	held   []byte
 	ended  bool // held is a whole line
 	over   bool // the line is longer than a result may be, and was passed on

@@ -13,7 +13,11 @@ import (
 	"gpuherd/units/redisclient"
 )
 
-var errDrain = errors.New("there is no time left to finish it")
+var (
+	errDrain     = errors.New("there is no time left to finish it")
+	errCancelled = errors.New("the job is cancelled")
+	errMemory    = errors.New("the kernel killed a process for want of memory")
+)
 
 // job runs a claimed job and tells Redis what became of it. An error says that
 // no job can be run.
@@ -35,26 +39,57 @@ func (w *Worker) job(ctx context.Context, c *queue.Claim) error {
 		defer close(kept)
 		l.keep(keep)
 	}()
-	done := make(chan Outcome, 1)
+	done, kills := make(chan Outcome, 1), w.kills()
 	go func() { done <- w.Executor.Run(run, a, func(p string) { l.progress.Store(&p) }) }()
 
-	o := w.attend(ctx, c, &l, done, cancel)
+	o := w.attend(ctx, c, &l, done, cancel, kills)
+	if n := w.kills(); n > kills && (o.Verdict == Failed || o.Verdict == Stopped) {
+		o.Error = fmt.Sprintf("out of memory: the kernel killed %d of its processes, %s", n-kills, o.Error)
+		o.Verdict, o.Reason = Failed, ReasonOOM
+	}
 	// What follows is fenced by itself, and a renewal after it would find the
 	// lease gone.
 	release()
 	<-kept
 	err := w.end(ctx, c, o, time.Since(begin))
-	w.say("idle")
+	if err == nil && !w.stopped(ctx) {
+		err = w.judge(ctx, o)
+	}
+	if err == nil {
+		w.say("idle")
+	}
 	return err
 }
 
+// kills is how many processes the kernel has killed for want of memory.
+func (w *Worker) kills() uint64 {
+	if w.Memory == nil {
+		return 0
+	}
+	n, err := w.Memory.Kills()
+	if err != nil {
+		w.Log.Warn("cannot tell whether a job runs out of memory", "error", err)
+		w.Memory = nil
+	}
+	return n
+}
+
 // attend waits for the job to end, and makes it end where it must.
-func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-chan Outcome, cancel context.CancelCauseFunc) Outcome {
-	drain, lost, now := w.drain, l.lost, ctx.Done()
+func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-chan Outcome, cancel context.CancelCauseFunc, kills uint64) Outcome {
+	drain, lost, now, cancelled := w.drain, l.lost, ctx.Done(), c.Cancelled()
 	var timeout <-chan time.Time
 	if w.stopped(ctx) {
 		drain = nil
-		timeout = time.After(time.Until(w.deadline))
+		timeout = time.After(time.Until(w.over()))
+	}
+	// Half a job is of no use: where a part of it was killed, it has to end.
+	ended := false
+	maimed := func() {
+		if !ended && w.kills() > kills {
+			ended = true
+			w.Log.Warn("out of memory, the job is ended", "job", c.ID, "attempt", c.Attempt)
+			cancel(errMemory)
+		}
 	}
 	describe := func() { w.say(jobStatus(c, l, !w.deadline.IsZero())) }
 	describe()
@@ -65,6 +100,11 @@ func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-ch
 		case <-w.tick.C:
 			w.beat()
 			describe()
+			maimed()
+		case <-cancelled:
+			cancelled = nil
+			w.Log.Info("job is cancelled, and ended", "job", c.ID, "attempt", c.Attempt)
+			cancel(errCancelled)
 		case <-lost:
 			lost = nil
 			w.Log.Warn("lease is lost, the job is ended", "job", c.ID, "attempt", c.Attempt)
@@ -72,9 +112,11 @@ func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-ch
 		case <-drain:
 			drain = nil
 			w.stopping()
-			w.Log.Info("draining: the job may go on", "job", c.ID, "for", w.DrainTimeout)
-			timeout = time.After(time.Until(w.deadline))
+			left := time.Until(w.over())
+			w.Log.Info("draining: the job may go on", "job", c.ID, "for", left.Round(time.Second))
+			timeout = time.After(left)
 			describe()
+			maimed()
 		case <-timeout:
 			timeout = nil
 			w.Log.Warn("drain is over, the job is ended", "job", c.ID, "attempt", c.Attempt)
@@ -98,14 +140,27 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 	}
 	switch o.Verdict {
 	case Succeeded:
-		w.settle(ctx, c, "finished", func(ctx context.Context) error { return c.Finish(ctx, o.Result) }, more...)
+		last := w.stopped(ctx)
+		w.settle(ctx, c, "finished", func(ctx context.Context) (err error) {
+			if last {
+				return c.Finish(ctx, o.Result)
+			}
+			w.next, err = w.consumer.Finish(ctx, c, o.Result)
+			return err
+		}, more...)
 	case Stopped:
 		if o.Leftover {
 			// It may still be at work: nobody else is to begin before the
 			// lease has run out.
 			return nil
 		}
-		w.settle(ctx, c, "handed back", c.Release, more...)
+		what := "handed back"
+		select {
+		case <-c.Cancelled():
+			what = "cancelled"
+		default:
+		}
+		w.settle(ctx, c, what, c.Release, more...)
 	case Unable:
 		w.settle(ctx, c, "handed back", c.Release, more...)
 		return fmt.Errorf("cannot run jobs: %s", o.Error)
@@ -114,7 +169,7 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 		w.pause(ctx, time.Second)
 		return w.able(ctx)
 	default:
-		f := queue.Failure{Error: o.Error, Stderr: o.Stderr, Permanent: o.Verdict == Permanent, Delay: o.Delay}
+		f := queue.Failure{Error: o.Error, Reason: o.Reason, Stderr: o.Stderr, Permanent: o.Verdict == Permanent, Delay: o.Delay}
 		w.settle(ctx, c, "failed", func(ctx context.Context) error {
 			dead, err := c.Fail(ctx, f)
 			if dead && err == nil {

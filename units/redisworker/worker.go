@@ -15,8 +15,8 @@ import (
 )
 
 // settleGrace is how long after the end of a drain the worker tries to tell
-// Redis of its last job. With the default DrainTimeout and the time to end a
-// job it stays below TimeoutStopSec=30s.
+// Redis of its last job. With the time to end that job it stays below
+// stopMargin.
 const settleGrace = 2 * time.Second
 
 // statusPause is the least time between two STATUS= messages.
@@ -40,8 +40,27 @@ type Options struct {
 	// Transient: nobody will work under this consumer's name again.
 	Transient bool
 
-	DrainTimeout time.Duration // for the job to finish once drain is asked for: 25 s
-	JobTimeout   time.Duration // of an attempt whose job does not say; 0: none
+	// DrainTimeout is for the job to finish once drain is asked for. 0: what
+	// StopTimeout leaves, or 25 s where nothing is known of that.
+	DrainTimeout time.Duration
+	// StopTimeout, unless nil, says how long systemd waits for the end.
+	StopTimeout func(context.Context) (time.Duration, error)
+	// Extend: DrainTimeout may be longer than that, and systemd is told so.
+	Extend bool
+
+	JobTimeout time.Duration // of an attempt whose job does not say; 0: none
+
+	// Fit says why the GPU does not work; nil: it works. It is asked before the
+	// worker is ready, and after three failures in a row.
+	Fit func(context.Context) error
+
+	// Memory is the worker's own and that of its jobs; nil: nothing is known.
+	Memory *Memory
+	// RecycleMemory is the share of MemoryMax=, in per cent, above which Run
+	// returns after a job, for a successor to begin anew; 0: never.
+	RecycleMemory int
+	// MaxJobs is after how many jobs it does so; 0: never.
+	MaxJobs int
 }
 
 // A Worker runs one job at a time.
@@ -50,6 +69,7 @@ type Worker struct {
 	consumer *queue.Consumer
 	backoff  redisclient.Backoff
 	drain    <-chan struct{}
+	next     *queue.Claim // claimed while the last job was finished
 
 	tick     *time.Ticker
 	lastBeat time.Time
@@ -58,13 +78,14 @@ type Worker struct {
 	saidAt   time.Time // and when
 	ready    bool      // systemd was told so
 	deadline time.Time // when a drain has to be over; zero: none is asked for
+	extended time.Time // when systemd was last told to wait for it
+	known    bool      // deadline is all that there is
+	jobs     int       // that were run
+	failures int       // attempts that failed in a row
 }
 
 // New returns a worker that has not begun.
 func New(o Options) *Worker {
-	if o.DrainTimeout <= 0 {
-		o.DrainTimeout = 25 * time.Second
-	}
 	if o.Notify == nil {
 		o.Notify = func(string) {}
 	}
@@ -77,8 +98,9 @@ func New(o Options) *Worker {
 
 // Run works until drain is closed, and then ends the job it has: finished if
 // it does so within DrainTimeout, else killed and handed back. When ctx is
-// done that happens at once. Redis being away never ends it. The error is nil
-// unless no job can be run at all.
+// done that happens at once. Redis being away never ends it. It also returns
+// where a successor is to begin anew. The error is nil unless no job can be run
+// at all; it is ErrUnfit where that is the GPU's fault.
 //
 // All that may take long is done by other goroutines, for which this one
 // waits; systemd hears of it only as long as it goes round.
@@ -94,6 +116,11 @@ func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) error {
 	if err := w.able(ctx); err != nil {
 		return err
 	}
+	if !w.stopped(ctx) {
+		if err := w.fit(ctx); err != nil {
+			return err
+		}
+	}
 	w.say("waiting for Redis at " + w.Where)
 	if w.answers(ctx) {
 		w.ready = true
@@ -101,7 +128,9 @@ func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) error {
 		w.Notify("READY=1\nSTATUS=idle")
 		w.status, w.said = "idle", "idle"
 	}
+	unlisten := w.listen(ctx)
 	err := w.work(ctx)
+	unlisten()
 	w.stopping()
 	if w.Transient {
 		if err := do(w, func() error {
@@ -143,6 +172,23 @@ func (w *Worker) able(ctx context.Context) error {
 	return nil
 }
 
+// listen has jobs cancelled at once, and not only with the next renewal, until
+// the function that it returns is called.
+func (w *Worker) listen(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.consumer.Listen(ctx, func(err error) {
+			w.Log.Info("jobs are cancelled with the next renewal of their lease only", "error", redisclient.Diagnose(err))
+		})
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
 // extend has systemd wait longer for READY=1: starting takes as long as what
 // the worker needs is away, and TimeoutStartSec= is not to end it, sd_notify(3).
 func (w *Worker) extend() {
@@ -170,18 +216,30 @@ func (w *Worker) answers(ctx context.Context) bool {
 	return false
 }
 
-// work claims and runs jobs until told to stop.
+// work claims and runs jobs until told to stop, or a successor is to begin
+// anew.
 func (w *Worker) work(ctx context.Context) error {
+	err := w.run(ctx)
+	if w.next != nil {
+		w.settle(ctx, w.next, "handed back", w.next.Release)
+	}
+	return err
+}
+
+func (w *Worker) run(ctx context.Context) error {
 	type claimed struct {
 		claim *queue.Claim
 		err   error
 	}
 	for !w.stopped(ctx) {
 		// Not ctx: a read that was given up may have been given a job.
-		r := do(w, func() claimed {
-			c, err := w.consumer.Claim(context.WithoutCancel(ctx))
-			return claimed{c, err}
-		})
+		r := claimed{claim: w.next}
+		if w.next = nil; r.claim == nil {
+			r = do(w, func() claimed {
+				c, err := w.consumer.Claim(context.WithoutCancel(ctx))
+				return claimed{c, err}
+			})
+		}
 		switch {
 		case errors.Is(r.err, queue.ErrPaused):
 			w.back()
@@ -200,28 +258,14 @@ func (w *Worker) work(ctx context.Context) error {
 			if err := w.job(ctx, r.claim); err != nil {
 				return err
 			}
+			w.jobs++
+			if why := w.worn(); why != "" && !w.stopped(ctx) {
+				w.Log.Info("ending, for a successor to begin anew", "reason", why)
+				return nil
+			}
 		}
 	}
 	return nil
-}
-
-// stopped says whether to claim no more, and starts the drain's clock.
-func (w *Worker) stopped(ctx context.Context) bool {
-	select {
-	case <-ctx.Done():
-	case <-w.drain:
-	default:
-		return false
-	}
-	w.stopping()
-	return true
-}
-
-func (w *Worker) stopping() {
-	if w.deadline.IsZero() {
-		w.deadline = time.Now().Add(w.DrainTimeout)
-		w.Notify("STOPPING=1")
-	}
 }
 
 // do runs f beside the main loop, which goes on telling systemd that it lives:
@@ -263,6 +307,7 @@ func (w *Worker) pause(ctx context.Context, d time.Duration) {
 // beat tells systemd that the main loop goes round, and what it has not heard.
 func (w *Worker) beat() {
 	w.tell()
+	w.prolong()
 	if w.Watchdog > 0 && time.Since(w.lastBeat) >= w.Watchdog/4 {
 		w.lastBeat = time.Now()
 		w.Notify("WATCHDOG=1")
@@ -321,7 +366,7 @@ func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell f
 		}
 		w.away(err)
 		w.say(fmt.Sprintf("job %s %s, but Redis does not answer", c.ID, what))
-		if w.stopped(ctx) && (ctx.Err() != nil || time.Now().After(w.deadline.Add(settleGrace))) {
+		if w.stopped(ctx) && (ctx.Err() != nil || time.Now().After(w.over().Add(settleGrace))) {
 			// Its lease runs out, or its successor takes it at once.
 			log.Error("cannot tell Redis before the end", "what", what, "cause", err)
 			return

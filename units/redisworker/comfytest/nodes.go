@@ -28,6 +28,9 @@ var classes = map[string]class{
 		required: []string{"ckpt_name"}, choices: map[string][]string{"ckpt_name": {"sd15.safetensors", "sdxl.safetensors"}},
 		run: nothing,
 	},
+	"CLIPTextEncode":   {required: []string{"text", "clip"}, run: nothing},
+	"EmptyLatentImage": {required: []string{"width", "height", "batch_size"}, run: nothing},
+	"VAEDecode":        {required: []string{"samples", "vae"}, run: nothing},
 	"KSampler": {
 		required: []string{"model", "steps", "seed"},
 		run: func(x *execution, id string, inputs map[string]any) (map[string]any, error) {
