@@ -206,11 +206,11 @@ func TestSaveAndResurrect(t *testing.T) {
 	workers := h.workers()
 	last := workers[len(workers)-1]
 	number := instance(last)
-	t.Cleanup(func() {
+	defer func() {
 		h.start(target)
 		h.gpuherd(0, "start", "all")
 		h.gpuherd(0, "save")
-	})
+	}()
 	is := func(active string) {
 		t.Helper()
 		eventually(t, 30*time.Second, last+" "+active, func() error {
