@@ -2,7 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -91,8 +94,7 @@ func TestBusScripts(t *testing.T) {
 func TestChangeScripts(t *testing.T) {
 	t.Parallel()
 	runBusScripts(t, "testdata/change", herdOfMachines(), func(env *testscript.Env) error {
-		root := filepath.Join(env.WorkDir, "machine")
-		env.Setenv("TEST_ROOT", root)
+		root := env.Getenv("TEST_ROOT")
 		for _, file := range []string{"redis-worker", "hello-world", "shared-setup"} {
 			text, err := os.ReadFile("../../units/services/" + file + ".service")
 			if err != nil {
@@ -102,9 +104,20 @@ func TestChangeScripts(t *testing.T) {
 				return err
 			}
 		}
-		err := put(root, "etc/gpuherd/gpuherd.conf", "[GPU]\nSimulate=yes\nCount=2\n")
-		return errors.Join(err, put(root, "etc/gpuherd/services/comfyui.service", "[X-GPU]\nPer=gpu\n[Service]\nExecStart=/bin/true\n"))
+		return put(root, "etc/gpuherd/services/comfyui.service", "[X-GPU]\nPer=gpu\n[Service]\nExecStart=/bin/true\n")
 	})
+}
+
+// monitorOfScripts answers as the monitor of a machine with two GPUs.
+func monitorOfScripts(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/api/v1/gpus" {
+		http.NotFound(w, r)
+		return
+	}
+	fmt.Fprintln(w, `{"seq": 7, "gpus": [
+		{"index": 0, "name": "NVIDIA H100", "health": "healthy", "temperature": 61, "utilisation": 97},
+		{"index": 10, "name": "NVIDIA H100", "health": "unhealthy", "reasons": ["XID 79: off the bus"]}
+	]}`)
 }
 
 // put writes a file below root.
@@ -128,6 +141,14 @@ func runBusScripts(t *testing.T, dir string, herd []systemdtest.Unit, setup func
 			systemd := systemdtest.Start(env.T().(testing.TB), units...)
 			env.Setenv("DBUS_SYSTEM_BUS_ADDRESS", systemd.Address)
 			env.Values["systemd"] = systemd
+			root := filepath.Join(env.WorkDir, "machine")
+			env.Setenv("TEST_ROOT", root)
+			monitor := httptest.NewServer(http.HandlerFunc(monitorOfScripts))
+			env.Defer(monitor.Close)
+			conf := "[GPU]\nSimulate=yes\nCount=2\n[Monitor]\nListen=" + monitor.Listener.Addr().String() + "\n"
+			if err := put(root, "etc/gpuherd/gpuherd.conf", conf); err != nil {
+				return err
+			}
 			if setup != nil {
 				return setup(env)
 			}

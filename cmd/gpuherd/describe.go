@@ -91,10 +91,12 @@ redacted), environment_of, last_start_ms, last_end_ms, logs.`,
 }
 
 func (a *app) describeUnits(ctx context.Context, words []string) ([]description, error) {
+	figures := a.askFigures(ctx)
 	workers, err := a.herd(ctx, words, false)
 	if err != nil {
 		return nil, err
 	}
+	a.addFigures(workers, <-figures)
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
 	conn, err := a.jobs(ctx)
@@ -219,6 +221,10 @@ func (d *description) fields() []terminal.Field {
 	fields = append(fields, one("Restarts", fmt.Sprint(d.Restarts)), one("GPU", d.gpuText()))
 	if d.MIG != nil {
 		fields = append(fields, one("MIG device", fmt.Sprintf("%d, %s, %s", d.MIG.Index, d.MIG.Profile, d.MIG.UUID)))
+	}
+	if d.GPUHealth != "" {
+		health := terminal.Field{Name: "GPU health", Values: append([]string{d.GPUHealth}, d.GPUReasons...), Style: healthStyle(d.GPUHealth)}
+		fields = append(fields, health, one("GPU load", figure(d.GPUUtilisation, "%")+" busy, "+figure(d.GPUTemperature, "°C")))
 	}
 	if d.DevicePolicy != "" && d.DevicePolicy != "auto" {
 		fields = append(fields, one("Device policy", d.DevicePolicy), terminal.Field{Name: "Devices", Values: d.Devices})

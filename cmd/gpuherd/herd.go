@@ -23,6 +23,15 @@ type worker struct {
 	CPUPercent *float64 `json:"cpu_percent,omitempty"` // CPU time over uptime, 100 is one core; nil: not available
 	GPUName    string   `json:"gpu_name,omitempty"`    // from the inventory; empty: not known
 	GPUUUID    string   `json:"gpu_uuid,omitempty"`    // of the MIG device for a MIG instance
+
+	// Of the GPU, or of the MIG device where it is of one, from the inventory.
+	GPUMemoryBytes uint64 `json:"gpu_memory_bytes,omitempty"`
+
+	// Of the whole GPU, from the monitor; absent where that cannot be reached.
+	GPUUtilisation *int     `json:"gpu_utilisation,omitempty"` // percent
+	GPUTemperature *int     `json:"gpu_temperature,omitempty"` // °C
+	GPUHealth      string   `json:"gpu_health,omitempty"`      // healthy, unhealthy, unknown
+	GPUReasons     []string `json:"gpu_reasons,omitempty"`     // why it is not healthy
 }
 
 // herd asks systemd for the units of the herd that words select, every worker
@@ -123,7 +132,7 @@ func (a *app) newWorker(o state.Observation, inventory *gpu.Inventory) worker {
 		}
 	}
 	if device := device(inventory, w.Instance); device != nil {
-		w.GPUName, w.GPUUUID = device.name, device.uuid
+		w.GPUName, w.GPUUUID, w.GPUMemoryBytes = device.name, device.uuid, device.memory
 	}
 	return w
 }

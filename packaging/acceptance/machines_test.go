@@ -102,7 +102,7 @@ func settings() []setting {
 				name: "container-" + string(suite),
 				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
-				conf: "[GPU]\nSimulate=yes\n",
+				conf:  "[GPU]\nSimulate=yes\n",
 				tests: slices.Concat(inContainers, working),
 			},
 			// Who runs, and how many, is the operator's to change here.
