@@ -19,11 +19,11 @@ func TestReadyz(t *testing.T) {
 		"[::]:80":        "https://[::1]:80/readyz",
 		"host:80":        "https://host:80/readyz",
 	} {
-		if got, err := readyz(listen); err != nil || got != want {
-			t.Errorf("readyz(%q) = %q, %v; want %q", listen, got, err, want)
+		if got, err := monitorURL(listen, "/readyz"); err != nil || got != want {
+			t.Errorf("monitorURL(%q) = %q, %v; want %q", listen, got, err, want)
 		}
 	}
-	if _, err := readyz("nonsense"); err == nil {
+	if _, err := monitorURL("nonsense", "/readyz"); err == nil {
 		t.Error("an address without a port was taken")
 	}
 }

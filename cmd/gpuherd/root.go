@@ -35,14 +35,20 @@ Exit codes:
 // root builds the command tree: one file a verb.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:               "gpuherd",
-		Short:             "Show and control this machine's GPU workers",
-		Long:              rootLong,
-		Example:           "  gpuherd list\n  gpuherd logs 0 -f\n  gpuherd restart all\n  gpuherd explain",
-		Version:           version.String(),
-		Args:              cobra.ArbitraryArgs,
-		RunE:              verbMissing,
-		PersistentPreRun:  func(*cobra.Command, []string) { a.parsed = true },
+		Use:     "gpuherd",
+		Short:   "Show and control this machine's GPU workers",
+		Long:    rootLong,
+		Example: "  gpuherd list\n  gpuherd logs 0 -f\n  gpuherd restart all\n  gpuherd explain",
+		Version: version.String(),
+		Args:    cobra.ArbitraryArgs,
+		RunE:    verbMissing,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.checkHost(cmd); err != nil {
+				return err
+			}
+			a.parsed = true
+			return nil
+		},
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
@@ -51,6 +57,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
+	root.PersistentFlags().StringVarP(&a.remote, "host", "H", "", "ask systemd on this host, as user@host, by ssh")
 	root.AddCommand(
 		a.list(),
 		a.describe(),
@@ -58,6 +65,16 @@ func (a *app) root() *cobra.Command {
 		a.start(),
 		a.stop(),
 		a.restart(),
+		a.reload(),
+		a.kill(),
+		a.signal(),
+		a.reset(),
+		a.scale(),
+		a.enable(),
+		a.disable(),
+		a.delete(),
+		a.save(),
+		a.resurrect(),
 		a.explain(),
 		a.verify(),
 		a.ping(),

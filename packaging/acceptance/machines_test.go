@@ -102,8 +102,16 @@ func settings() []setting {
 				name: "container-" + string(suite),
 				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
-				conf: "[GPU]\nSimulate=yes\n",
+				conf:  "[GPU]\nSimulate=yes\n",
 				tests: slices.Concat(inContainers, working),
+			},
+			// Who runs, and how many, is the operator's to change here.
+			setting{
+				name: "control-" + string(suite),
+				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
+					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box"}},
+				conf:  "[GPU]\nSimulate=yes\n",
+				tests: []string{"TestRollingReload", "TestScale", "TestDeleteAndEnable", "TestSaveAndResurrect"},
 			},
 			setting{
 				name: "loss-" + string(suite),
