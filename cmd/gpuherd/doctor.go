@@ -16,7 +16,6 @@ import (
 	"gpuherd/cmd/gpuherd/internal/terminal"
 	"gpuherd/generator"
 	"gpuherd/generator/config"
-	"gpuherd/monitor/bus"
 	"gpuherd/monitor/state"
 	"gpuherd/units/redisclient"
 )
@@ -110,7 +109,7 @@ func (a *app) examine(ctx context.Context) []doctor.Finding {
 	cancel()
 	findings = append(findings, doctor.Journald(root)...)
 	findings = append(findings, doctor.Clock())
-	for _, c := range append(pingHerd(ctx), pingConfiguration(root), pingMonitor(ctx)) {
+	for _, c := range append(a.pingHerd(ctx), pingConfiguration(root), pingMonitor(ctx)) {
 		if c.Name == "systemd" && !c.OK {
 			continue // examineSystemd has said it
 		}
@@ -143,23 +142,21 @@ func trouble(name, message string) doctor.Finding {
 // examineSystemd asks for systemd's version, its jobs and the herd's restarts.
 func (a *app) examineSystemd(ctx context.Context) []doctor.Finding {
 	failed := func(err error) []doctor.Finding {
-		return []doctor.Finding{trouble("systemd", noSystemd(err).Error())}
+		return []doctor.Finding{trouble("systemd", a.noSystemd(err).Error())}
 	}
-	conn, err := dialJobs(ctx)
+	conn, err := a.jobs(ctx)
 	if err != nil {
 		return []doctor.Finding{trouble("systemd", err.Error())}
 	}
-	defer conn.Close()
 	version, err := conn.GetManagerProperty("Version")
 	if err != nil {
 		return failed(err)
 	}
 	findings := []doctor.Finding{doctor.SystemdVersion(strings.Trim(version, `"`))}
-	observer, err := bus.Dial(ctx)
+	observer, err := a.systemd(ctx)
 	if err != nil {
 		return append(findings, failed(err)...)
 	}
-	defer observer.Close() //nolint:errcheck // nothing was written
 	herd, err := observer.Herd(ctx)
 	if err != nil {
 		return append(findings, failed(err)...)
