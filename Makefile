@@ -63,6 +63,7 @@ test: dependencies tree ## run every test: units, then acceptance in disposable 
 	@# One after the other: of a single package go shows the tests as they end.
 	$(GO) test -tags machine -timeout 15m -v ./packaging/machine
 	$(GO) test -tags machine -timeout 20m -v ./packaging/acceptance
+	$(GO) test -tags machine -run ImportedFromPM2 ./packaging/bench
 
 check: ## run the tests that need neither root nor a machine
 	$(GO) vet ./...

@@ -49,11 +49,11 @@ type changer struct {
 }
 
 // changing builds the part that the verbs which change the plan share.
-func (a *app) changing(cmd *cobra.Command, make func(ctx context.Context, a changer, args []string) (*planChange, error)) *cobra.Command {
+func (a *app) changing(cmd *cobra.Command, carry func(ctx context.Context, a changer, args []string) (*planChange, error)) *cobra.Command {
 	var asJSON bool
 	cmd.Long += changeLong
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := make(cmd.Context(), changer{a, asJSON}, args)
+		c, err := carry(cmd.Context(), changer{a, asJSON}, args)
 		if c == nil {
 			return err
 		}

@@ -251,7 +251,7 @@ func (a *app) become(cmd *cobra.Command, o run.Options, stderrPriority string) e
 		o.Log.Warn("cannot read the watchdog's time", "error", err)
 	}
 	if stderrPriority != "" && os.Getenv("JOURNAL_STREAM") != "" {
-		stream, err := run.OpenStream(run.JournalSocket, filepath.Base(o.Argv[0]), slices.Index(run.Priorities, stderrPriority))
+		stream, err := run.OpenStream(cmd.Context(), run.JournalSocket, filepath.Base(o.Argv[0]), slices.Index(run.Priorities, stderrPriority))
 		if err != nil {
 			o.Log.Warn("stderr has no priority of its own", "error", err)
 		} else {

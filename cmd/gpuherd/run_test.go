@@ -196,7 +196,7 @@ func TestRunReady(t *testing.T) {
 			for i := range test.args {
 				test.args[i] = strings.ReplaceAll(test.args[i], "DIR", dir)
 			}
-			args := append(test.args, "--", "sh", "-c", "DIR="+dir+"; read line; "+test.program+" \n read line")
+			args := slices.Concat(test.args, []string{"--", "sh", "-c", "DIR=" + dir + "; read line; " + test.program + " \n read line"})
 			w := &wrapped{Cmd: exec.CommandContext(t.Context(), "gpuherd", append([]string{"run"}, args...)...)}
 			w.Stdout, w.Stderr = &w.out, &w.err
 			w.Env = append(os.Environ(), "NOTIFY_SOCKET="+n.socket)

@@ -119,14 +119,13 @@ func services(p *plan.Plan) []string {
 }
 
 // stays lists the workers of a service that do not start with the target.
-func stays(p *plan.Plan, name string) (units, instances []string) {
+func stays(p *plan.Plan, name string) (units []string) {
 	for _, w := range p.Workers {
 		if w.Service == name && w.Stopped {
 			units = append(units, w.Unit)
-			instances = append(instances, w.Instance)
 		}
 	}
-	return units, instances
+	return units
 }
 
 // saveService writes which workers of one service are stopped, and returns the
@@ -143,7 +142,7 @@ func (a *app) saveService(r *generator.Result, name string, stopped []string) (f
 		}
 		instances = append(instances, w.Instance)
 	}
-	if has, _ := stays(r.Plan, name); slices.Equal(has, want) {
+	if slices.Equal(stays(r.Plan, name), want) {
 		return "", nil
 	}
 	f, err := dropin.Open(a.rootDir, name)
@@ -159,7 +158,7 @@ func (a *app) saveService(r *generator.Result, name string, stopped []string) (f
 		if r, err = a.try(f); err != nil {
 			return "", err
 		}
-		if has, _ := stays(r.Plan, name); slices.Equal(has, want) {
+		if slices.Equal(stays(r.Plan, name), want) {
 			return f.Path(), nil
 		}
 	}

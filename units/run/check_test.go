@@ -122,7 +122,7 @@ func TestMatch(t *testing.T) {
 func TestOpenStream(t *testing.T) {
 	t.Parallel()
 	socket, lines := listenLines(t)
-	f, err := OpenStream(socket, "python3", 3)
+	f, err := OpenStream(t.Context(), socket, "python3", 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestOpenStream(t *testing.T) {
 	if got, want := <-lines, "python3\n\n3\n1\n0\n0\n0\ntrouble\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if _, err := OpenStream(socket+"x", "x", 3); err == nil {
+	if _, err := OpenStream(t.Context(), socket+"x", "x", 3); err == nil {
 		t.Error("no error without journald")
 	}
 }

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -20,8 +21,9 @@ var Priorities = []string{"emerg", "alert", "crit", "err", "warning", "notice", 
 // OpenStream opens a stream to journald, as sd_journal_stream_fd(3) does: what
 // the program writes to it goes there without passing through this process.
 // Lines that begin with <N> keep their own priority.
-func OpenStream(socket, identifier string, priority int) (*os.File, error) {
-	conn, err := net.DialTimeout("unix", socket, 5*time.Second)
+func OpenStream(ctx context.Context, socket, identifier string, priority int) (*os.File, error) {
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	conn, err := dialer.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach journald: %w", err)
 	}

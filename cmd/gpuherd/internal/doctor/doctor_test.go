@@ -76,15 +76,15 @@ func TestCgroup(t *testing.T) {
 
 func TestGPUs(t *testing.T) {
 	t.Parallel()
-	real := &generator.Result{Found: []gpu.GPU{{Index: 0, Minor: 0, PCI: "0000:17:00.0"}, {Index: 1, Minor: 3, PCI: "0000:18:00.0", Fault: "fell off the bus"}}}
-	real.GPUs = real.Found
+	machine := &generator.Result{Found: []gpu.GPU{{Index: 0, Minor: 0, PCI: "0000:17:00.0"}, {Index: 1, Minor: 3, PCI: "0000:18:00.0", Fault: "fell off the bus"}}}
+	machine.GPUs = machine.Found
 	root := tree(t, map[string]string{"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.90\nGCC\n", "dev/nvidiactl": "", "dev/nvidia-uvm": "", "dev/nvidia0": ""})
-	all := GPUs(root, real)
+	all := GPUs(root, machine)
 	tells(t, all, "driver", OK, "loaded: NVIDIA UNIX x86_64 Kernel Module 550.90")
 	tells(t, all, "nodes", Problem, "missing: /dev/nvidia3")
 	tells(t, all, "gpu 1", Problem, "fell off the bus")
 	tells(t, all, "inventory", Warning, "no inventory")
-	all = GPUs(t.TempDir(), real)
+	all = GPUs(t.TempDir(), machine)
 	tells(t, all, "driver", Problem, "2 NVIDIA GPUs, and the driver is not loaded")
 	tells(t, GPUs(t.TempDir(), &generator.Result{GPUs: []gpu.GPU{{Simulated: true}}}), "driver", OK, "1 simulated")
 	tells(t, GPUs(t.TempDir(), &generator.Result{}), "driver", Warning, "no NVIDIA GPU")

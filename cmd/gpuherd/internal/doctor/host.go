@@ -64,21 +64,21 @@ func GPUs(root string, r *generator.Result) []Finding {
 	version, err := os.ReadFile(rootfs.Path(root, "/proc/driver/nvidia/version"))
 	first, _, _ := strings.Cut(string(version), "\n")
 	first = strings.TrimSpace(strings.TrimPrefix(first, "NVRM version:"))
-	real := len(r.Found) > 0
+	hardware := len(r.Found) > 0
 	var all []Finding
 	switch {
 	case err == nil:
 		all = append(all, found("driver", OK, "", "NVIDIA's driver is loaded: %s", strings.Join(strings.Fields(first), " ")))
-	case real && !errors.Is(err, fs.ErrNotExist):
+	case hardware && !errors.Is(err, fs.ErrNotExist):
 		all = append(all, found("driver", Skipped, "", "cannot look at the driver: %v", err))
-	case real:
+	case hardware:
 		all = append(all, found("driver", Problem, "install NVIDIA's driver, then modprobe nvidia; journalctl -k -g nvidia tells why it does not load", "there are %d NVIDIA GPUs, and the driver is not loaded", len(r.Found)))
 	case len(r.GPUs) > 0:
 		all = append(all, found("driver", OK, "", "no NVIDIA GPU and no driver; %d simulated", len(r.GPUs)))
 	default:
 		all = append(all, found("driver", Warning, "gpuherd explain tells what was looked at; [GPU] Simulate=yes makes simulated ones", "there is no NVIDIA GPU that can be used"))
 	}
-	if real {
+	if hardware {
 		all = append(all, nodes(root, r.Found))
 	}
 	for _, g := range r.GPUs {
@@ -146,7 +146,7 @@ func Generator(root string, r *generator.Result, now time.Time) Finding {
 	}
 	var newer []string
 	for _, dir := range []string{"/etc/gpuherd", "/run/gpuherd/services", "/run/gpuherd/gpuherd.conf.d", "/usr/lib/gpuherd/services"} {
-		_ = filepath.WalkDir(rootfs.Path(root, dir), func(file string, d fs.DirEntry, err error) error { //nolint:nilerr // what cannot be read does not count
+		_ = filepath.WalkDir(rootfs.Path(root, dir), func(file string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() && d.Name() == "environment" || d.IsDir() && d.Name() == "setup.d" {
 				return fs.SkipDir
 			}

@@ -351,7 +351,7 @@ func (r *result) settings(a *app, o *options) {
 }
 
 // ignored are options that mean nothing here, and what PM2 keeps for itself.
-var ignored = strings.Fields(`pid kill_retry_time vizion vizion_running vizion_runing automation pmx windowsHide km_link force
+var ignored = strings.Fields(`pid kill_retry_time vizion vizion_running automation pmx windowsHide km_link force
 	merge_logs combine_logs pm_out_log_path pm_err_log_path pm_log_path pm_pid_path unique_id pm_id pm_uptime created_at
 	restart_time unstable_restarts prev_restart_delay axm_actions axm_monitor axm_options axm_dynamic node_version version
 	versioning exit_code command _pm2_version NODE_APP_INSTANCE _ env env_file name_prefix write started_inside

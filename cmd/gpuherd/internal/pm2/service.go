@@ -16,14 +16,14 @@ import (
 // A unit is a unit file in the making.
 type unit struct{ strings.Builder }
 
-func (u *unit) section(name string) { fmt.Fprintf(u, "\n[%s]\n", name) }
+func (u *unit) section(name string) { u.WriteString("\n[" + name + "]\n") }
 
 func (u *unit) set(key, format string, args ...any) {
-	fmt.Fprintf(u, "%s=%s\n", key, fmt.Sprintf(format, args...))
+	u.WriteString(key + "=" + fmt.Sprintf(format, args...) + "\n")
 }
 
 func (u *unit) comment(format string, args ...any) {
-	fmt.Fprintf(u, "# %s\n", oneLine(fmt.Sprintf(format, args...)))
+	u.WriteString("# " + oneLine(fmt.Sprintf(format, args...)) + "\n")
 }
 
 // oneLine keeps a comment one, and what a name holds from the terminal.
