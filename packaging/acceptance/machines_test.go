@@ -41,7 +41,6 @@ type setting struct {
 	args     []string // for the tests
 	within   time.Duration
 	loud     bool // what the tests say is shown
-	parallel bool
 }
 
 // A hardware is the GPUs of a machine.
@@ -98,6 +97,20 @@ func settings() []setting {
 	var all []setting
 	for _, suite := range []machine.Suite{machine.Bookworm, machine.Trixie} {
 		all = append(all,
+			// These take most of the time.
+			setting{
+				name:     "kernel-gpus-" + string(suite),
+				config:   machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30},
+				conf:     withGPUs,
+				hardware: &hardware{few(), "whole"},
+				tests:    []string{"TestOwnDevicesOnly", "TestUdevRules", "TestEventsStartARescan"},
+			},
+			setting{
+				name: "kernel-" + string(suite),
+				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
+					Env: map[string]string{"NUM_GPUS": "2"}, KernelArgs: []string{"gpuherd.simulate=yes"}},
+				tests: []string{"TestBoot", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestUnitsVerify", "TestUnitsAreMeasured", "TestMonitorIsConfined"},
+			},
 			setting{
 				name: "container-" + string(suite),
 				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
@@ -162,20 +175,6 @@ func settings() []setting {
 				conf:     withGPUs,
 				hardware: &hardware{few(), ""},
 				tests:    []string{"TestNoNVML"},
-			},
-			// These take most of the time, and run side by side.
-			setting{
-				name: "kernel-gpus-" + string(suite), parallel: true,
-				config:   machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30},
-				conf:     withGPUs,
-				hardware: &hardware{few(), "whole"},
-				tests:    []string{"TestOwnDevicesOnly", "TestUdevRules", "TestEventsStartARescan"},
-			},
-			setting{
-				name: "kernel-" + string(suite), parallel: true,
-				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
-					Env: map[string]string{"NUM_GPUS": "2"}, KernelArgs: []string{"gpuherd.simulate=yes"}},
-				tests: []string{"TestBoot", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestUnitsVerify", "TestUnitsAreMeasured", "TestMonitorIsConfined"},
 			})
 	}
 	return all
@@ -196,9 +195,7 @@ func TestMachines(t *testing.T) {
 	binary, libraries := buildTests(t), buildLibraries(t)
 	for _, s := range settings() {
 		t.Run(s.name, func(t *testing.T) {
-			if s.parallel {
-				t.Parallel()
-			}
+			t.Parallel()
 			runIn(t, s, binary, libraries)
 		})
 	}
