@@ -152,7 +152,7 @@ func (s *queueStats) countTable() *terminal.Table {
 		{Title: ""}, {Title: "SUCCEEDED", Right: true}, {Title: "DEAD", Right: true}, {Title: "CANCELLED", Right: true},
 		{Title: "FAILED ATTEMPTS", Right: true}, {Title: "LOST LEASES", Right: true}, {Title: "HANDED BACK", Right: true},
 	}}
-	for _, of := range []struct{ key, name string }{{"minute", "last minute"}, {"hour", "last hour"}, {"total", "ever"}} {
+	for _, of := range []struct{ key, name string }{{"minute", "last whole minute"}, {"hour", "last hour"}, {"total", "ever"}} {
 		c := s.Counts[of.key]
 		row := []terminal.Cell{{Text: of.name}}
 		for _, n := range []int64{c.Succeeded, c.Dead, c.Cancelled, c.Failed, c.Lost, c.Released} {

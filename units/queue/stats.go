@@ -70,7 +70,7 @@ type Stats struct {
 	Workers []WorkerStats
 	Total   Counts // since the queue is there
 	Minute  Counts // in the last whole minute
-	Hour    Counts // in the last 60 whole minutes
+	Hour    Counts // in this minute and the 59 before it
 }
 
 // StreamStats measure one of the three streams. A job that was handed back
@@ -174,7 +174,7 @@ func (s *Stats) count(counts map[string]string) {
 		if of == now-1 {
 			*s.Minute.field(name) += n
 		}
-		if now-60 <= of && of < now {
+		if now-60 < of {
 			*s.Hour.field(name) += n
 		}
 	}
