@@ -55,11 +55,11 @@ func (p *process) start(l net.Listener) {
 		"GET /prompt":              func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, p.info()) },
 		"POST /prompt":             p.postPrompt,
 		"GET /queue":               p.getQueue,
-		"POST /queue":              p.postQueue,
+		"POST /queue":              removal(p.remove),
 		"POST /interrupt":          p.interrupt,
 		"GET /history":             func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, p.past("")) },
 		"GET /history/{prompt_id}": func(w http.ResponseWriter, r *http.Request) { answer(w, 200, p.past(r.PathValue("prompt_id"))) },
-		"POST /history":            p.postHistory,
+		"POST /history":            removal(p.forget),
 	}
 	for route, handler := range routes {
 		method, path, _ := strings.Cut(route, " ")
@@ -186,28 +186,20 @@ func (p *process) getQueue(w http.ResponseWriter, _ *http.Request) {
 	answer(w, 200, map[string]any{"queue_running": running, "queue_pending": pending})
 }
 
-func (p *process) postQueue(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Clear  bool     `json:"clear"`
-		Delete []string `json:"delete"`
+// removal answers what takes items away, all or some: of the queue as of the
+// history.
+func removal(remove func(all bool, ids []string)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			Clear  bool     `json:"clear"`
+			Delete []string `json:"delete"`
+		}
+		if json.NewDecoder(r.Body).Decode(&body) != nil {
+			trouble(w)
+			return
+		}
+		remove(body.Clear, body.Delete)
 	}
-	if json.NewDecoder(r.Body).Decode(&body) != nil {
-		trouble(w)
-		return
-	}
-	p.remove(body.Clear, body.Delete)
-}
-
-func (p *process) postHistory(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Clear  bool     `json:"clear"`
-		Delete []string `json:"delete"`
-	}
-	if json.NewDecoder(r.Body).Decode(&body) != nil {
-		trouble(w)
-		return
-	}
-	p.forget(body.Clear, body.Delete)
 }
 
 func (p *process) interrupt(_ http.ResponseWriter, r *http.Request) {
