@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -37,23 +38,32 @@ cpu_percent, gpu_name, gpu_uuid. What is not known is left out.`,
 		Example:           "  gpuherd list\n  gpuherd list 0-3\n  gpuherd list --all --json",
 		ValidArgsFunction: a.completeUnits,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !asJSON {
+				return a.printList(cmd.Context(), args, all)
+			}
 			workers, err := a.herd(cmd.Context(), args, all)
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return a.printJSON(workers)
-			}
-			if len(workers) == 0 {
-				a.complain("the herd is empty; `gpuherd explain` says why")
-				return nil
-			}
-			return listTable(workers).Write(a.stdout, a.out)
+			return a.printJSON(workers)
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "show gpuherd's own units too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
+}
+
+// printList prints the workers for people.
+func (a *app) printList(ctx context.Context, words []string, all bool) error {
+	workers, err := a.herd(ctx, words, all)
+	if err != nil {
+		return err
+	}
+	if len(workers) == 0 {
+		a.complain("the herd is empty; `gpuherd explain` says why")
+		return nil
+	}
+	return listTable(workers).Write(a.stdout, a.out)
 }
 
 // listTable renders workers for people.

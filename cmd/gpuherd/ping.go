@@ -192,7 +192,7 @@ func pingConfiguration(root string) check {
 func pingMonitor(ctx context.Context) check {
 	source, sourceErr := config.HostSource("/")
 	cfg, _ := config.Load(source) // its problems are verify's to tell
-	address, err := readyz(cfg.Monitor.Listen)
+	address, err := monitorURL(cfg.Monitor.Listen, "/readyz")
 	if err != nil {
 		return check{Name: "monitor", Detail: err.Error()}
 	}
@@ -245,9 +245,9 @@ func askMonitor(ctx context.Context, address string) check {
 	return c
 }
 
-// readyz returns the URL of the monitor's readiness, on this host where it
+// monitorURL returns the URL of a path of the monitor, on this host where it
 // listens on every address. What others can reach is served over TLS.
-func readyz(listen string) (string, error) {
+func monitorURL(listen, path string) (string, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
 		return "", fmt.Errorf("cannot tell where the monitor listens: %w", err)
@@ -262,5 +262,5 @@ func readyz(listen string) (string, error) {
 	case "::":
 		host = "::1"
 	}
-	return scheme + net.JoinHostPort(host, port) + "/readyz", nil
+	return scheme + net.JoinHostPort(host, port) + path, nil
 }

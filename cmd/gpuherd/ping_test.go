@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-func TestReadyz(t *testing.T) {
+func TestMonitorURL(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]string{
 		"127.0.0.1:9720": "http://127.0.0.1:9720/readyz",
@@ -19,11 +19,11 @@ func TestReadyz(t *testing.T) {
 		"[::]:80":        "https://[::1]:80/readyz",
 		"host:80":        "https://host:80/readyz",
 	} {
-		if got, err := readyz(listen); err != nil || got != want {
-			t.Errorf("readyz(%q) = %q, %v; want %q", listen, got, err, want)
+		if got, err := monitorURL(listen, "/readyz"); err != nil || got != want {
+			t.Errorf("monitorURL(%q) = %q, %v; want %q", listen, got, err, want)
 		}
 	}
-	if _, err := readyz("nonsense"); err == nil {
+	if _, err := monitorURL("nonsense", "/readyz"); err == nil {
 		t.Error("an address without a port was taken")
 	}
 }

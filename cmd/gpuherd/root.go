@@ -34,20 +34,28 @@ Exit codes:
 
 // root builds the command tree: one file a verb.
 func (a *app) root() *cobra.Command {
+	var showVersion bool
 	root := &cobra.Command{
-		Use:               "gpuherd",
-		Short:             "Show and control this machine's GPU workers",
-		Long:              rootLong,
-		Example:           "  gpuherd list\n  gpuherd logs 0 -f\n  gpuherd restart all\n  gpuherd explain",
-		Version:           version.String(),
-		Args:              cobra.ArbitraryArgs,
-		RunE:              verbMissing,
+		Use:     "gpuherd",
+		Short:   "Show and control this machine's GPU workers",
+		Long:    rootLong,
+		Example: "  gpuherd list\n  gpuherd logs 0 -f\n  gpuherd restart all\n  gpuherd explain",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if showVersion {
+				a.stdout.say("gpuherd %s\n", version.String())
+				return nil
+			}
+			return verbMissing(cmd, args)
+		},
 		PersistentPreRun:  func(*cobra.Command, []string) { a.parsed = true },
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 	}
-	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	// cobra's own wants a template to say it like this, and text/template keeps
+	// every method of every package in the binary: a third of it.
+	root.Flags().BoolVarP(&showVersion, "version", "v", false, "version for gpuherd")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
@@ -61,6 +69,7 @@ func (a *app) root() *cobra.Command {
 		a.explain(),
 		a.verify(),
 		a.ping(),
+		a.monit(),
 		a.queue(),
 	)
 	return root
