@@ -66,7 +66,7 @@ func logged(number, n int) LogLines {
 	for i := range n {
 		line := Line{At: noon.Add(time.Duration(i) * time.Second), Text: fmt.Sprintf("step %d of %d", i+1, n)}
 		if i%10 == 9 {
-			line.Text, line.Style = "Error: out of memory at" + strings.Repeat(" a very long address", 8), terminal.Bad
+			line.Text, line.Style = "Error: out of memory at"+strings.Repeat(" a very long address", 8), terminal.Bad
 		}
 		l.Lines = append(l.Lines, line)
 	}

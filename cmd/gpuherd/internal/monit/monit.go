@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -40,7 +41,8 @@ type Options struct {
 	// Journal returns the command that follows a unit's journal as JSON.
 	Journal func(unit string) []string
 
-	Root string // of the file system with the control groups; empty: "/"
+	TTY  *os.File // the terminal; nil: standard input and output
+	Root string   // of the file system with the control groups; empty: "/"
 	Bus  []bus.Option
 	Log  *slog.Logger // must not write to the terminal; nil: nowhere
 }
@@ -59,14 +61,22 @@ func Run(ctx context.Context, o Options) error {
 	defer end()
 	s := &shell{Options: o, life: life, model: NewModel(o.Host, o.Screen, o.Cells)}
 	s.follower = newFollower(o.Journal, s.send)
-	s.program = tea.NewProgram(s, tea.WithContext(ctx), tea.WithoutSignalHandler(), tea.WithFPS(frames))
+	settings := []tea.ProgramOption{tea.WithoutSignalHandler(), tea.WithFPS(frames)}
+	if o.TTY != nil {
+		settings = append(settings, tea.WithInput(o.TTY), tea.WithOutput(o.TTY))
+	}
+	s.program = tea.NewProgram(s, settings...)
 	f := newFeed(o, s.send)
 	s.tasks.Go(func() { f.run(life) })
 	s.tasks.Go(func() { s.follower.run(life) })
+	// Not bubbletea's own way to end with a context, which leaves goroutines
+	// behind.
+	stop := context.AfterFunc(ctx, s.program.Quit)
 	_, err := s.program.Run()
+	stop()
 	end()
 	s.tasks.Wait()
-	if err != nil && ctx.Err() == nil {
+	if err != nil {
 		return fmt.Errorf("cannot show the screen: %w", err)
 	}
 	return nil

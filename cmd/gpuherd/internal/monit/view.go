@@ -106,14 +106,14 @@ func (m Model) paneTitle() string {
 	default:
 		parts = append(parts, "stopped, f follows")
 	}
-	if status := m.status(); m.shown == logs && status != "" {
-		parts = append(parts, status)
-	}
 	if p.only.set() {
 		parts = append(parts, "only "+p.only.quoted())
 	}
 	if p.find.set() {
 		parts = append(parts, "search "+p.find.quoted())
+	}
+	if status := m.status(); m.shown == logs && status != "" {
+		parts = append(parts, status)
 	}
 	text := terminal.Cut("── "+strings.Join(parts, " ── ")+" ", m.width)
 	return m.screen.Paint(terminal.Strong, text+strings.Repeat("─", m.width-terminal.Width(text)))
