@@ -256,6 +256,23 @@ func TestMonitEndsBySignal(t *testing.T) {
 	s.sees("^before\nrc=0")
 }
 
+// TestMonitSuspends: Ctrl+Z gives the shell its terminal, and fg the screen.
+func TestMonitSuspends(t *testing.T) {
+	t.Parallel()
+	systemd := systemdtest.Start(t, herdOfScripts()...)
+	s := newScreen(t, "exec bash --norc -i", "DBUS_SYSTEM_BUS_ADDRESS="+systemd.Address, "REDIS_URL=redis://127.0.0.1:1")
+	const prompt = `bash\S*[#$]\s*$`
+	s.sees(prompt)
+	s.keys("gpuherd monit", "Enter")
+	s.sees("6 workers", "Enter details")
+	s.keys("C-z")
+	s.sees("Stopped", prompt)
+	s.keys("fg", "Enter")
+	s.sees("6 workers", "Enter details")
+	s.keys("j", "q")
+	s.sees(prompt)
+}
+
 func TestMonitored(t *testing.T) {
 	t.Parallel()
 	names := []string{"b.service", "gpuherd-monitor.service", "w@10.service", "w@2.service"}

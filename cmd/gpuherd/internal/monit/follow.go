@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os/exec"
 	"regexp"
@@ -146,8 +147,7 @@ func journal(ctx context.Context, command []string, put func(Line)) error {
 	cmd.WaitDelay = time.Second // should something else hold its output open
 	// Ctrl+C on the terminal is not for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var said said
-	cmd.Stderr = &said
+	cmd.Stderr = &remarks{put: put}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -157,25 +157,38 @@ func journal(ctx context.Context, command []string, put func(Line)) error {
 	}
 	defer context.AfterFunc(ctx, func() { _ = out.Close() })() // a grandchild may hold it open
 	readErr := entries(out, put)
-	err = cmd.Wait()
-	switch text := strings.TrimSpace(said.String()); {
-	case text != "":
-		return errors.New(text)
+	switch err := cmd.Wait(); {
 	case err != nil:
-		return err
+		return fmt.Errorf("%s: %w", command[0], err)
 	case readErr != nil:
 		return readErr
 	}
 	return errors.New(command[0] + " has ended; select the worker anew to read on")
 }
 
-// said is the beginning of what a program says on stderr.
-type said struct{ strings.Builder }
+// remarks are the lines that a program writes to stderr, the first of them: why
+// there is no log, or that some of it is not for this user.
+type remarks struct {
+	put  func(Line)
+	told int
+	rest []byte
+}
 
-func (s *said) Write(p []byte) (int, error) {
-	const most = 1 << 10
-	if room := most - s.Len(); room > 0 {
-		s.Builder.Write(p[:min(room, len(p))])
+// Write implements io.Writer.
+func (r *remarks) Write(p []byte) (int, error) {
+	const most, longest = 10, 1 << 10
+	for _, b := range p {
+		switch {
+		case b != '\n':
+			if len(r.rest) < longest {
+				r.rest = append(r.rest, b)
+			}
+			continue
+		case r.told < most:
+			r.put(Line{Text: plain(string(r.rest)), Style: terminal.Busy})
+		}
+		r.told++
+		r.rest = r.rest[:0]
 	}
 	return len(p), nil
 }
@@ -251,7 +264,8 @@ func (m *message) UnmarshalJSON(data []byte) error {
 	}
 	var numbers []uint8
 	var values []json.RawMessage
-	if json.Unmarshal(data, &values) != nil || len(values) == 0 {
+	_ = json.Unmarshal(data, &values) // null, or nothing of journalctl's
+	if len(values) == 0 {
 		return nil
 	}
 	for _, value := range values {

@@ -110,6 +110,8 @@ func TestFollower(t *testing.T) {
 			return []string{"/nonexistent/journalctl"}
 		case "refused":
 			return []string{"sh", "-c", "echo No journal files were opened >&2; exit 1"}
+		case "hint":
+			return []string{"sh", "-c", "echo 'Hint: not all of it is for you' >&2; exec sleep 600"}
 		case "ends":
 			return []string{"true"}
 		}
@@ -122,7 +124,8 @@ func TestFollower(t *testing.T) {
 		close(done)
 	}()
 	for i, want := range []struct{ unit, line string }{
-		{"a", "of a"}, {"b", "of b"}, {"missing", "fork/exec /nonexistent/journalctl"}, {"refused", "No journal files"}, {"ends", "true has ended"}, {"c", "of c"},
+		{"a", "of a"}, {"b", "of b"}, {"missing", "fork/exec /nonexistent/journalctl"},
+		{"refused", "No journal files"}, {"refused", "sh: exit status 1"}, {"hint", "Hint: not all"}, {"ends", "true has ended"}, {"c", "of c"},
 	} {
 		f.follow(Follow{want.unit, i})
 		next(t, lines, i, want.line)

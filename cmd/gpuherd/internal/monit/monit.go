@@ -85,7 +85,7 @@ func Run(ctx context.Context, o Options) error {
 // A shell is the Model as bubbletea wants it, and does its effects.
 type shell struct {
 	Options
-	life     context.Context //nolint:containedctx // of the effects, which bubbletea gives none
+	life     context.Context // of the effects: bubbletea gives them none
 	program  *tea.Program
 	follower *follower
 	tasks    sync.WaitGroup
