@@ -20,7 +20,7 @@ CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test check soak torture lint fuzz bench install package clean dependencies tree image
+.PHONY: help build run test test-pm2 check soak torture lint fuzz bench install package clean dependencies tree image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,7 +62,10 @@ test: dependencies tree ## run every test: units, then acceptance in disposable 
 	$(GO) test -race -timeout 10m ./...
 	@# One after the other: of a single package go shows the tests as they end.
 	$(GO) test -tags machine -timeout 15m -v ./packaging/machine
-	$(GO) test -tags machine -timeout 20m -v ./packaging/acceptance
+	$(GO) test -tags machine -timeout 20m -parallel 3 -v ./packaging/acceptance
+
+test-pm2: dependencies ## import what a real PM2, installed by npm, has saved
+	$(GO) test -tags machine -count=1 -v -run ImportedFromPM2 ./packaging/bench
 
 check: ## run the tests that need neither root nor a machine
 	$(GO) vet ./...

@@ -35,7 +35,7 @@ var (
 )
 
 // reserved are the names of gpuherd's own static units.
-var reserved = []string{"gpuherd", "gpuherd-monitor", "gpuherd-rescan", "gpuherd-setup", "gpuherd-verify"}
+var reserved = []string{"gpuherd", "gpuherd-monitor", "gpuherd-rescan", "gpuherd-setup", "gpuherd-up", "gpuherd-verify"}
 
 // unitFiles are the service units and drop-in folders of a machine that are
 // not generated.

@@ -84,7 +84,7 @@ func TestSystemdFindsTheSameCycles(t *testing.T) {
 // systemdSays is what systemd has to say of gpuherd.target with the units in dir.
 func systemdSays(t *testing.T, dir string) string {
 	t.Helper()
-	for _, unit := range []string{"gpuherd.target", "gpuherd.slice", "gpuherd-monitor.service", "gpuherd-verify.service", "gpuherd-verify.timer"} {
+	for _, unit := range []string{"gpuherd.target", "gpuherd.slice", "gpuherd-monitor.service", "gpuherd-up.service", "gpuherd-verify.service", "gpuherd-verify.timer"} {
 		data, err := os.ReadFile("../packaging/systemd/" + unit)
 		if err != nil {
 			t.Fatal(err)

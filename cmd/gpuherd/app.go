@@ -11,7 +11,10 @@ import (
 	"syscall"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/dbus"
+
 	"gpuherd/cmd/gpuherd/internal/terminal"
+	"gpuherd/monitor/bus"
 )
 
 // The exit codes, which root's help tells.
@@ -26,16 +29,18 @@ const (
 	exitUnended   = 5
 )
 
-// callTimeout bounds every question to systemd that is no job: PID 1 answers
-// in milliseconds or not at all.
-const callTimeout = 25 * time.Second
-
 // An app is one run of gpuherd: all that its verbs touch outside.
 type app struct {
 	stdin          io.Reader
 	stdout, stderr *output
 	now            func() time.Time
 	exec           func(path string, argv, env []string) error
+
+	rootDir string // below which this machine's files lie; "/" but in tests
+	remote  string // --host: where systemd is asked by ssh; empty: here
+
+	link    *bus.Conn // to systemd, once it was asked
+	manager *sd.Conn  // on the same connection
 
 	in       terminal.Screen // where stdin comes from
 	out, err terminal.Screen // where stdout and stderr go
@@ -45,14 +50,15 @@ type app struct {
 
 func newApp() *app {
 	return &app{
-		stdin:  os.Stdin,
-		stdout: &output{Writer: os.Stdout},
-		stderr: &output{Writer: os.Stderr},
-		now:    time.Now,
-		exec:   syscall.Exec,
-		in:     terminal.Detect(os.Stdin, os.Getenv),
-		out:    terminal.Detect(os.Stdout, os.Getenv),
-		err:    terminal.Detect(os.Stderr, os.Getenv),
+		stdin:   os.Stdin,
+		stdout:  &output{Writer: os.Stdout},
+		stderr:  &output{Writer: os.Stderr},
+		now:     time.Now,
+		exec:    syscall.Exec,
+		rootDir: "/",
+		in:      terminal.Detect(os.Stdin, os.Getenv),
+		out:     terminal.Detect(os.Stdout, os.Getenv),
+		err:     terminal.Detect(os.Stderr, os.Getenv),
 	}
 }
 
@@ -80,6 +86,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
+	a.disconnect()
 	if lost := a.stdout.failed(); lost != nil {
 		a.parsed, err = true, fmt.Errorf("cannot write the answer: %w", lost)
 	}

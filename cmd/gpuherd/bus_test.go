@@ -1,6 +1,13 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -51,15 +58,100 @@ func herdOfScripts() []systemdtest.Unit {
 	}
 }
 
+// herdOfMachines are the units of testdata/change/*.txtar: two GPUs with what
+// runs on them, and what they may get.
+func herdOfMachines() []systemdtest.Unit {
+	unit := func(name, active, sub string) systemdtest.Unit {
+		return systemdtest.Unit{
+			Name: name, Moves: active != "failed",
+			Props: map[string]any{
+				"Id": name, "LoadState": "loaded", "ActiveState": active, "SubState": sub, "Result": "success", "MainPID": uint32(0),
+			},
+		}
+	}
+	up := func(name string) systemdtest.Unit { return unit(name, "active", "running") }
+	planned := func(name string) systemdtest.Unit {
+		u := unit(name, "inactive", "dead")
+		u.Unwanted = true
+		return u
+	}
+	return []systemdtest.Unit{
+		up("gpuherd-monitor.service"), up("shared-setup.service"),
+		up("redis-worker@0.service"), unit("redis-worker@1.service", "inactive", "dead"),
+		planned("redis-worker@0.2.service"), planned("redis-worker@1.2.service"), planned("hello-world.service"),
+		up("comfyui@0.service"), unit("comfyui@1.service", "failed", "failed"),
+	}
+}
+
 // TestBusScripts runs testdata/bus/*.txtar, each with a herd of its own.
 func TestBusScripts(t *testing.T) {
 	t.Parallel()
+	runBusScripts(t, "testdata/bus", herdOfScripts(), nil)
+}
+
+// TestChangeScripts runs testdata/change/*.txtar, each on a machine of its own:
+// files in $TEST_ROOT, and a herd.
+func TestChangeScripts(t *testing.T) {
+	t.Parallel()
+	runBusScripts(t, "testdata/change", herdOfMachines(), func(env *testscript.Env) error {
+		root := env.Getenv("TEST_ROOT")
+		for _, file := range []string{"redis-worker", "hello-world", "shared-setup"} {
+			text, err := os.ReadFile("../../units/services/" + file + ".service")
+			if err != nil {
+				return err
+			}
+			if err := put(root, "usr/lib/gpuherd/services/"+file+".service", string(text)); err != nil {
+				return err
+			}
+		}
+		return put(root, "etc/gpuherd/services/comfyui.service", "[X-GPU]\nPer=gpu\n[Service]\nExecStart=/bin/true\n")
+	})
+}
+
+// monitorOfScripts answers as the monitor of a machine with two GPUs.
+func monitorOfScripts(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/api/v1/gpus" {
+		http.NotFound(w, r)
+		return
+	}
+	fmt.Fprintln(w, `{"seq": 7, "gpus": [
+		{"index": 0, "name": "NVIDIA H100", "health": "healthy", "temperature": 61, "utilisation": 97},
+		{"index": 10, "name": "NVIDIA H100", "health": "unhealthy", "reasons": ["XID 79: off the bus"]}
+	]}`)
+}
+
+// put writes a file below root.
+func put(root, name, text string) error {
+	file := filepath.Join(root, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, []byte(text), 0o644)
+}
+
+func runBusScripts(t *testing.T, dir string, herd []systemdtest.Unit, setup func(*testscript.Env) error) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/bus",
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
-			systemd := systemdtest.Start(env.T().(testing.TB), herdOfScripts()...)
+			units := make([]systemdtest.Unit, 0, len(herd))
+			for _, u := range herd {
+				u.Props = maps.Clone(u.Props)
+				units = append(units, u)
+			}
+			systemd := systemdtest.Start(env.T().(testing.TB), units...)
 			env.Setenv("DBUS_SYSTEM_BUS_ADDRESS", systemd.Address)
 			env.Values["systemd"] = systemd
+			root := filepath.Join(env.WorkDir, "machine")
+			env.Setenv("TEST_ROOT", root)
+			monitor := httptest.NewServer(http.HandlerFunc(monitorOfScripts))
+			env.Defer(monitor.Close)
+			conf := "[GPU]\nSimulate=yes\nCount=2\n[Monitor]\nListen=" + monitor.Listener.Addr().String() + "\n"
+			if err := put(root, "etc/gpuherd/gpuherd.conf", conf); err != nil {
+				return err
+			}
+			if setup != nil {
+				return setup(env)
+			}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -70,8 +162,24 @@ func TestBusScripts(t *testing.T) {
 					ts.Fatalf("asked of systemd (-want +got):\n%s", diff)
 				}
 			},
+			// sequence is calls where their order matters.
+			"sequence": func(ts *testscript.TestScript, _ bool, args []string) {
+				systemd := ts.Value("systemd").(*systemdtest.Systemd)
+				if diff := cmp.Diff(args, systemd.Sequence()); diff != "" {
+					ts.Fatalf("asked of systemd (-want +got):\n%s", diff)
+				}
+			},
+		},
+		// booted: a systemd is PID 1 here.
+		Condition: func(condition string) (bool, error) {
+			if condition != "booted" {
+				return false, errors.New("unknown condition")
+			}
+			_, err := os.Stat("/run/systemd/system")
+			return err == nil, nil
 		},
 		RequireExplicitExec: true,
+		UpdateScripts:       *update,
 		RequireUniqueNames:  true,
 	})
 }

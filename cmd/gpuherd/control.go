@@ -38,13 +38,9 @@ func (a *app) control(verb jobs.Verb, short, long string) *cobra.Command {
 		Short:             short,
 		Long:              long + controlLong,
 		Example:           fmt.Sprintf("  gpuherd %[1]s 0\n  gpuherd %[1]s redis-worker@1 comfyui\n  gpuherd %[1]s all --timeout 1m", verb),
+		Annotations:       remotely,
 		ValidArgsFunction: a.completeUnits,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usagef("%[1]s what?; name workers, or say `gpuherd %[1]s all`", verb)
-			}
-			return nil
-		},
+		Args:              needSelection(verb),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if timeout < 0 {
 				return usagef("--timeout %s is negative; 0 waits as long as it takes", timeout)
@@ -63,16 +59,39 @@ func (a *app) control(verb jobs.Verb, short, long string) *cobra.Command {
 	return cmd
 }
 
+// needSelection asks for what a verb is to be done to.
+func needSelection(verb jobs.Verb) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usagef("%[1]s what?; name workers, or say `gpuherd %[1]s all`", verb)
+		}
+		return nil
+	}
+}
+
 func (a *app) runJobs(ctx context.Context, verb jobs.Verb, units []string, wait bool, timeout time.Duration, asJSON bool) error {
-	conn, err := dialJobs(ctx)
+	outcomes, err := a.await(ctx, verb, units, wait, timeout, asJSON)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	if asJSON {
+		if err := a.printJSON(outcomes); err != nil {
+			return err
+		}
+	}
+	return a.judge(verb, outcomes)
+}
+
+// await asks for the jobs and waits for them unless wait is false.
+func (a *app) await(ctx context.Context, verb jobs.Verb, units []string, wait bool, timeout time.Duration, asJSON bool) ([]jobs.Outcome, error) {
+	conn, err := a.jobs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if wait {
 		// Before 257 JobRemoved of a job reaches its owner only when subscribed.
 		if err := conn.Subscribe(); err != nil {
-			return noSystemd(err)
+			return nil, a.noSystemd(err)
 		}
 	}
 	waitCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -83,14 +102,8 @@ func (a *app) runJobs(ctx context.Context, verb jobs.Verb, units []string, wait 
 	}
 
 	progress := a.newProgress(verb, units, asJSON)
-	outcomes := jobs.Run(waitCtx, conn, verb, units, wait, progress.ended)
-	progress.close()
-	if asJSON {
-		if err := a.printJSON(outcomes); err != nil {
-			return err
-		}
-	}
-	return a.judge(verb, outcomes)
+	defer progress.close()
+	return jobs.Run(waitCtx, conn, verb, units, wait, progress.ended), nil
 }
 
 // judge says on stderr what to do about the units that failed.
@@ -109,10 +122,10 @@ func (a *app) judge(verb jobs.Verb, outcomes []jobs.Outcome) error {
 		failed = append(failed, selection.Short(o.Unit))
 	}
 	if denied {
-		a.complain("systemd does not let you %s units; run it as root (sudo gpuherd %s …), or allow org.freedesktop.systemd1.manage-units for your user by a polkit rule", verb, verb)
+		a.complain("systemd does not let you %s units%s; run it as root (sudo gpuherd %s …), or allow org.freedesktop.systemd1.manage-units for your user by a polkit rule", verb, a.there(), verb)
 	}
 	if len(failed) > 0 {
-		a.complain("%d of %d units did not %s; see: gpuherd logs %s", len(failed), len(outcomes), verb, strings.Join(failed, " "))
+		a.complain("%d of %d units did not %s; see: gpuherd%s logs %s", len(failed), len(outcomes), verb, a.hostFlag(), strings.Join(failed, " "))
 	}
 	if denied || len(failed) > 0 {
 		return errFailed

@@ -59,6 +59,7 @@ load_error, source, fragment, drop_ins, need_daemon_reload, slice, user, tasks,
 control_group, device_policy, devices, device, mig, environment (name, value,
 redacted), environment_of, last_start_ms, last_end_ms, logs.`,
 		Example:           "  gpuherd describe 0\n  gpuherd describe redis-worker@1 --json",
+		Annotations:       remotely,
 		ValidArgsFunction: a.completeUnits,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -90,19 +91,23 @@ redacted), environment_of, last_start_ms, last_end_ms, logs.`,
 }
 
 func (a *app) describeUnits(ctx context.Context, words []string) ([]description, error) {
+	figures := a.askFigures(ctx)
 	workers, err := a.herd(ctx, words, false)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	a.addFigures(workers, <-figures)
+	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	conn, err := dialJobs(ctx)
+	conn, err := a.jobs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	inventory, err := gpu.ReadInventory("/")
-	if err != nil {
+	inventory, err := gpu.ReadInventory(a.rootDir)
+	switch {
+	case a.remote != "":
+		inventory = nil // it is of this machine
+	case err != nil:
 		inventory = nil
 		if slices.ContainsFunc(workers, func(w worker) bool { return w.GPU != nil }) {
 			a.complain("%s; nothing is known of the GPUs", err)
@@ -115,7 +120,7 @@ func (a *app) describeUnits(ctx context.Context, words []string) ([]description,
 			return nil, fmt.Errorf("cannot read the properties of %s: %w", w.Name, err)
 		}
 		d := newDescription(w, props, inventory)
-		if w.PID != 0 {
+		if w.PID != 0 && a.remote == "" {
 			if environ, err := processEnviron(w.PID); err == nil {
 				d.Environment, d.EnvironmentOf = redactAll(environ), "process"
 			}
@@ -216,6 +221,10 @@ func (d *description) fields() []terminal.Field {
 	fields = append(fields, one("Restarts", fmt.Sprint(d.Restarts)), one("GPU", d.gpuText()))
 	if d.MIG != nil {
 		fields = append(fields, one("MIG device", fmt.Sprintf("%d, %s, %s", d.MIG.Index, d.MIG.Profile, d.MIG.UUID)))
+	}
+	if d.GPUHealth != "" {
+		health := terminal.Field{Name: "GPU health", Values: append([]string{d.GPUHealth}, d.GPUReasons...), Style: healthStyle(d.GPUHealth)}
+		fields = append(fields, health, one("GPU load", figure(d.GPUUtilisation, "%")+" busy, "+figure(d.GPUTemperature, "°C")))
 	}
 	if d.DevicePolicy != "" && d.DevicePolicy != "auto" {
 		fields = append(fields, one("Device policy", d.DevicePolicy), terminal.Field{Name: "Devices", Values: d.Devices})

@@ -11,6 +11,8 @@ type gpuDevice struct {
 	mig  *gpu.MIG // nil: the whole GPU
 	name string
 	uuid string
+
+	memory uint64 // bytes; 0: not known
 }
 
 // device finds the device of an instance in the inventory, nil where there is
@@ -25,11 +27,11 @@ func device(inventory *gpu.Inventory, instance string) *gpuDevice {
 			continue
 		}
 		if in.MIG < 0 {
-			return &gpuDevice{gpu: g, name: g.Name, uuid: g.UUID}
+			return &gpuDevice{gpu: g, name: g.Name, uuid: g.UUID, memory: g.MemoryBytes}
 		}
 		for i := range g.MIG {
 			if m := &g.MIG[i]; m.Index == in.MIG {
-				return &gpuDevice{gpu: g, mig: m, name: g.Name + " MIG " + m.Profile, uuid: m.UUID}
+				return &gpuDevice{gpu: g, mig: m, name: g.Name + " MIG " + m.Profile, uuid: m.UUID, memory: m.MemoryBytes}
 			}
 		}
 	}

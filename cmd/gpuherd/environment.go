@@ -90,3 +90,45 @@ func processEnviron(pid uint32) ([]string, error) {
 	}
 	return environ, nil
 }
+
+var (
+	// quotedAssignment is "NAME=VALUE", as Environment= may have it.
+	quotedAssignment = regexp.MustCompile(`"([A-Za-z_][A-Za-z0-9_-]*)=(?:[^"\\]|\\.)*"|'([A-Za-z_][A-Za-z0-9_-]*)=[^']*'`)
+	// assigned is NAME=VALUE, NAME: VALUE, --name=value and "name": "value".
+	assigned = regexp.MustCompile(`([A-Za-z_][A-Za-z0-9_-]*)("?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"',]+)`)
+	// secretOption is --password VALUE.
+	secretOption = regexp.MustCompile(`(?i)(\s--?` + secretOptionName + `\s+)[^\s-]\S*`)
+)
+
+// redactLine takes out of a line of any text what looks like a secret by its
+// name, and passwords in URLs.
+func redactLine(line string) string {
+	line = quotedAssignment.ReplaceAllStringFunc(line, func(match string) string {
+		if name, _, _ := strings.Cut(match[1:], "="); looksSecret(name) {
+			return match[:1] + name + "=" + hidden + match[:1]
+		}
+		return match
+	})
+	line = secretOption.ReplaceAllString(redactAssigned(line), "${1}"+hidden)
+	return redactURLs(line)
+}
+
+func redactAssigned(s string) string {
+	return assigned.ReplaceAllStringFunc(s, func(match string) string {
+		parts := assigned.FindStringSubmatch(match)
+		name, between, value := parts[1], parts[2], parts[3]
+		switch {
+		case !looksSecret(name): // Environment=TOKEN=… has another one within
+			return name + between + redactAssigned(value)
+		case value[0] == '"' || value[0] == '\'':
+			return name + between + value[:1] + hidden + value[:1]
+		}
+		return name + between + hidden
+	})
+}
+
+// looksSecret tells by a name; "key" is what JSON of verify calls a key of a
+// file.
+func looksSecret(name string) bool {
+	return secretName.MatchString(name) && !slices.Contains(publicNames, name) && name != "key"
+}

@@ -46,3 +46,24 @@ func TestRedactAllSorts(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+func TestRedactLine(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		`Environment=HF_TOKEN=hunter2 A=b`:                      `Environment=HF_TOKEN=*** A=b`,
+		`Environment="PASSWORD=hunter2 hunter2" A=b`:            `Environment="PASSWORD=***" A=b`,
+		`Environment='PASSWORD=hunter2 hunter2' 'A=b'`:          `Environment='PASSWORD=***' 'A=b'`,
+		`ExecStart=x --api-key hunter2 --db=redis://:hunter2@h`: `ExecStart=x --api-key *** --db=redis://:***@h`,
+		`ExecStart=x --password="hunter2 hunter2" -v`:           `ExecStart=x --password="***" -v`,
+		`{"password": "hunter2 \" hunter2", "name": "x"}`:       `{"password": "***", "name": "x"}`,
+		`"key": "Exec",`:                           `"key": "Exec",`,
+		`the token of the lease has expired`:       `the token of the lease has expired`,
+		`URL=redis://user:hunter2@r:6379/0?x=y`:    `URL=redis://user:***@r:6379/0?x=y`,
+		`login secret: hunter2`:                    `login secret: ***`,
+		`CREDENTIALS_DIRECTORY=/run/credentials/x`: `CREDENTIALS_DIRECTORY=/run/credentials/x`,
+	} {
+		if got := redactLine(in); got != want {
+			t.Errorf("%s\ngives %s\n want %s", in, got, want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,64 @@ import (
 // figuresTimeout bounds each question for what the GPUs do: a list is not kept
 // waiting for it.
 const figuresTimeout = 500 * time.Millisecond
+
+// A gpuFigures is what the monitor tells of the GPUs, by index, or why it
+// cannot be had.
+type gpuFigures struct {
+	gpus map[int]state.GPU
+	err  error
+}
+
+// askFigures asks the monitor for its GPUs, by HTTP or by way of Redis, while
+// systemd is asked for the units.
+func (a *app) askFigures(ctx context.Context) <-chan gpuFigures {
+	answer := make(chan gpuFigures, 1)
+	if a.remote != "" {
+		answer <- gpuFigures{err: fmt.Errorf("of %s only what systemd tells is shown: nothing of GPUs, nor the peak of memory", a.remote)}
+		return answer
+	}
+	go func() {
+		source, _ := config.HostSource(a.rootDir) // without PID 1's environment the files decide
+		cfg, _ := config.Load(source)             // its problems are verify's to tell
+		gpus, err := gpusByHTTP(ctx, cfg.Monitor.Listen)
+		if err != nil {
+			var second error
+			if gpus, second = gpusByRedis(ctx, a.rootDir, cfg); second != nil {
+				err = fmt.Errorf("nothing is shown of what the GPUs do: the monitor: %w; Redis: %w", err, second)
+			} else {
+				err = nil
+			}
+		}
+		f := gpuFigures{gpus: map[int]state.GPU{}, err: err}
+		for _, g := range gpus {
+			f.gpus[g.Index] = g
+		}
+		answer <- f
+	}()
+	return answer
+}
+
+// addFigures adds what the GPUs do to the workers on them, and says where that
+// is not to be had.
+func (a *app) addFigures(workers []worker, f gpuFigures) {
+	missed := false
+	for i := range workers {
+		w := &workers[i]
+		if w.GPU == nil {
+			continue
+		}
+		g, ok := f.gpus[*w.GPU]
+		if !ok {
+			missed = true
+			continue
+		}
+		w.GPUUtilisation, w.GPUTemperature, w.GPUHealth, w.GPUReasons = g.Utilisation, g.Temperature, g.Health, g.Reasons
+		w.GPUName = cmp.Or(w.GPUName, g.Name)
+	}
+	if f.err != nil && (missed || a.remote != "") {
+		a.complain("%s", f.err)
+	}
+}
 
 // gpusByHTTP asks the monitor itself, which answers without a token on a
 // loopback address only.

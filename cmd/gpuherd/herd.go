@@ -2,14 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"time"
 
-	sd "github.com/coreos/go-systemd/v22/dbus"
-	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
 	"gpuherd/cmd/gpuherd/internal/selection"
@@ -28,32 +23,50 @@ type worker struct {
 	CPUPercent *float64 `json:"cpu_percent,omitempty"` // CPU time over uptime, 100 is one core; nil: not available
 	GPUName    string   `json:"gpu_name,omitempty"`    // from the inventory; empty: not known
 	GPUUUID    string   `json:"gpu_uuid,omitempty"`    // of the MIG device for a MIG instance
+
+	// Of the GPU, or of the MIG device where it is of one, from the inventory.
+	GPUMemoryBytes uint64 `json:"gpu_memory_bytes,omitempty"`
+
+	// Of the whole GPU, from the monitor; absent where that cannot be reached.
+	GPUUtilisation *int     `json:"gpu_utilisation,omitempty"` // percent
+	GPUTemperature *int     `json:"gpu_temperature,omitempty"` // °C
+	GPUHealth      string   `json:"gpu_health,omitempty"`      // healthy, unhealthy, unknown
+	GPUReasons     []string `json:"gpu_reasons,omitempty"`     // why it is not healthy
 }
 
 // herd asks systemd for the units of the herd that words select, every worker
 // where there are none and all is false. Resource figures come from cgroup
 // files, so that neither Redis nor the monitor is needed.
 func (a *app) herd(ctx context.Context, words []string, all bool) ([]worker, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	conn, names, err := dial(ctx, words, all)
+	conn, names, err := a.selected(ctx, words, all)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written
 	seen, err := conn.Observe(ctx, names)
 	if err != nil {
-		return nil, noSystemd(err)
+		return nil, a.noSystemd(err)
 	}
-	inventory, err := gpu.ReadInventory("/")
-	if err != nil {
-		inventory = nil // only names and UUIDs come from it; explain tells why
-	}
+	inventory := a.inventory()
 	workers := make([]worker, 0, len(seen))
 	for _, o := range seen {
-		workers = append(workers, newWorker(o, inventory, a.now()))
+		workers = append(workers, a.newWorker(o, inventory))
 	}
 	return workers, nil
+}
+
+// inventory returns the GPUs of this machine, nil where they are not known:
+// only names and UUIDs come from it, and explain tells why.
+func (a *app) inventory() *gpu.Inventory {
+	if a.remote != "" {
+		return nil
+	}
+	inventory, err := gpu.ReadInventory(a.rootDir)
+	if err != nil {
+		return nil
+	}
+	return inventory
 }
 
 // choose applies words to the herd, and marks a selection of nothing as what
@@ -75,44 +88,43 @@ func choose(herd, words []string, all bool) ([]string, error) {
 
 // units asks systemd for the names of the units that words select.
 func (a *app) units(ctx context.Context, words []string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	conn, names, err := dial(ctx, words, false)
-	if err != nil {
-		return nil, err
-	}
-	return names, conn.Close()
+	_, names, err := a.selected(ctx, words, false)
+	return names, err
 }
 
-// dial connects to systemd and returns the names of the units selected.
-func dial(ctx context.Context, words []string, all bool) (*bus.Conn, []string, error) {
-	conn, err := bus.Dial(ctx)
+// selected returns the connection to systemd and the names of the units that
+// words select.
+func (a *app) selected(ctx context.Context, words []string, all bool) (*bus.Conn, []string, error) {
+	conn, err := a.systemd(ctx)
 	if err != nil {
-		return nil, nil, noSystemd(err)
+		return nil, nil, err
 	}
 	herd, err := conn.Herd(ctx)
 	if err != nil {
-		_ = conn.Close()
-		return nil, nil, noSystemd(err)
+		return nil, nil, a.noSystemd(err)
 	}
 	names, err := choose(herd, words, all)
 	if err != nil {
-		_ = conn.Close()
 		return nil, nil, err
 	}
 	return conn, names, nil
 }
 
-func newWorker(o state.Observation, inventory *gpu.Inventory, now time.Time) worker {
+// newWorker adds to what systemd says of a unit what this machine's files say.
+func (a *app) newWorker(o state.Observation, inventory *gpu.Inventory) worker {
 	w := worker{Unit: o.Unit()}
-	if use, err := resources.Read("/", o.ControlGroup); err == nil {
-		overlay(&w.MemoryBytes, use.MemoryBytes)
-		overlay(&w.MemoryPeakBytes, use.MemoryPeakBytes)
-		overlay(&w.MemoryMaxBytes, use.MemoryMaxBytes)
-		overlay(&w.CPUNS, use.CPUNS)
+	if a.remote == "" {
+		if use, err := resources.Read(a.rootDir, o.ControlGroup); err == nil {
+			overlay(&w.MemoryBytes, use.MemoryBytes)
+			overlay(&w.MemoryPeakBytes, use.MemoryPeakBytes)
+			overlay(&w.MemoryMaxBytes, use.MemoryMaxBytes)
+			overlay(&w.CPUNS, use.CPUNS)
+		}
 	}
 	if w.Active == "active" && w.SinceMS > 0 {
-		up := max(0, now.UnixMilli()-w.SinceMS)
+		up := max(0, a.now().UnixMilli()-w.SinceMS)
 		w.UptimeMS = &up
 		if w.CPUNS != nil && up > 0 && w.PID != 0 {
 			percent := float64(*w.CPUNS) / float64(up) / 1e4
@@ -120,7 +132,7 @@ func newWorker(o state.Observation, inventory *gpu.Inventory, now time.Time) wor
 		}
 	}
 	if device := device(inventory, w.Instance); device != nil {
-		w.GPUName, w.GPUUUID = device.name, device.uuid
+		w.GPUName, w.GPUUUID, w.GPUMemoryBytes = device.name, device.uuid, device.memory
 	}
 	return w
 }
@@ -131,46 +143,14 @@ func overlay(to **uint64, from *uint64) {
 	}
 }
 
-// dialJobs connects for jobs and properties.
-func dialJobs(ctx context.Context) (*sd.Conn, error) {
-	conn, err := sd.NewSystemConnectionContext(ctx)
-	if err != nil {
-		return nil, noSystemd(err)
-	}
-	return conn, nil
-}
-
-// noSystemd says what it means that systemd could not be asked.
-func noSystemd(err error) error {
-	_, statErr := os.Stat("/run/systemd/system") // as sd_booted(3) does
-	return whyNoSystemd(err, statErr == nil || os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") != "")
-}
-
-// whyNoSystemd is noSystemd where booted says whether systemd should answer.
-func whyNoSystemd(err error, booted bool) error {
-	var e dbus.Error
-	switch {
-	case !booted:
-		return errors.New("systemd is not PID 1 here, so there is no herd to ask; boot the machine or container with systemd as its init")
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: systemd does not answer; see systemctl status: it may be reloading, or stuck", err)
-	case errors.As(err, &e) && (e.Name == "org.freedesktop.DBus.Error.ServiceUnknown" || e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner"):
-		return fmt.Errorf("%w; is PID 1 systemd, and did dbus.service start after it?", err)
-	case errors.As(err, &e):
-		return err
-	}
-	return fmt.Errorf("%w; is dbus.service running?", err)
-}
-
 // completeUnits offers the live herd to shell completion.
 func (a *app) completeUnits(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
 	defer cancel()
-	conn, err := bus.Dial(ctx)
+	conn, err := a.systemd(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written
 	herd, err := conn.Herd(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp

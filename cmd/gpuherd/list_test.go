@@ -49,9 +49,11 @@ func observed() []state.Observation {
 }
 
 func workers(inventory *gpu.Inventory) []worker {
+	a := newApp()
+	a.now = func() time.Time { return now }
 	var ws []worker
 	for _, o := range observed() {
-		ws = append(ws, newWorker(o, inventory, now))
+		ws = append(ws, a.newWorker(o, inventory))
 	}
 	return ws
 }

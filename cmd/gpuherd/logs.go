@@ -39,6 +39,7 @@ what is missing here, journalctl -u UNIT has.
 A unit that is no longer in the herd may be named too, and where systemd cannot
 be asked, names are matched as they are.`,
 		Example:           "  gpuherd logs\n  gpuherd logs 0 -f\n  gpuherd logs redis-worker --err --since '1 hour ago'\n  gpuherd logs 0 --json -n 10",
+		Annotations:       remotely,
 		ValidArgsFunction: a.completeUnits,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(cmd.Flags().Changed("lines")); err != nil {
@@ -139,13 +140,19 @@ func (a *app) logUnits(ctx context.Context, words []string) ([]string, error) {
 	return patterns, nil
 }
 
-// journalctl becomes journalctl: its exit code and its signals are ours.
+// journalctl becomes journalctl, or ssh that runs it on --host: its exit code
+// and its signals are ours.
 func (a *app) journalctl(args []string) error {
-	path, err := exec.LookPath("journalctl")
-	if err != nil {
-		return fmt.Errorf("cannot find journalctl in PATH; it comes with systemd: %w", err)
+	argv := append([]string{"journalctl"}, args...)
+	if a.remote != "" {
+		argv = append([]string{"ssh"}, sshArgs(a.remote, argv...)...)
 	}
-	err = a.exec(path, append([]string{"journalctl"}, args...), os.Environ())
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return fmt.Errorf("cannot find %s in PATH: %w", argv[0], err)
+	}
+	a.disconnect()
+	err = a.exec(path, argv, os.Environ())
 	if errors.Is(err, syscall.E2BIG) {
 		return fmt.Errorf("too many units for one journalctl; select fewer: %w", err)
 	}

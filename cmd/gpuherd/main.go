@@ -10,9 +10,11 @@ import (
 	"syscall"
 )
 
-func main() {
+func main() { os.Exit(start(newApp())) }
+
+// start runs the command line of this process until a signal ends it.
+func start(a *app) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := newApp().run(ctx, os.Args[1:])
-	stop()
-	os.Exit(code)
+	defer stop()
+	return a.run(ctx, os.Args[1:])
 }

@@ -47,7 +47,7 @@ obey is shown as text. Where standard output is no terminal, this is list.`,
 		ValidArgsFunction: a.completeUnits,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !a.out.Terminal || os.Getenv("TERM") == "dumb" {
-				return a.printList(cmd.Context(), args, all)
+				return a.printList(cmd.Context(), args, all, false)
 			}
 			// What is wrong with the words, or with systemd, is said before
 			// the screen opens.
@@ -138,6 +138,7 @@ func monitCells(u state.Unit, now time.Time) monit.Cells {
 func (a *app) describeQuietly(ctx context.Context, unit string) ([]string, error) {
 	quiet := newApp()
 	quiet.stderr = &output{Writer: io.Discard}
+	defer quiet.disconnect()
 	descriptions, err := quiet.describeUnits(ctx, []string{unit})
 	if err != nil {
 		return nil, err

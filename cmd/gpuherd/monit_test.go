@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,10 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"gpuherd/cmd/gpuherd/internal/systemdtest"
-	"gpuherd/generator/config"
-	"gpuherd/monitor/relay"
 	"gpuherd/monitor/state"
-	"gpuherd/units/queue/redistest"
 )
 
 // A screen is a terminal of tmux with a program on it.
@@ -305,59 +300,5 @@ func TestMonitCells(t *testing.T) {
 	}
 	if strings.ContainsFunc(strings.Join(got, ""), unicode.IsControl) {
 		t.Errorf("control characters in %q", got)
-	}
-}
-
-func TestGPUsByHTTP(t *testing.T) {
-	t.Parallel()
-	status, answer := http.StatusOK, `{"seq":7,"gpus":[{"index":0,"health":"healthy","utilisation":73,"temperature":61}]}`
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/api/v1/gpus" {
-			t.Errorf("asked for %s", r.URL.Path)
-		}
-		w.WriteHeader(status)
-		_, _ = w.Write([]byte(answer))
-	}))
-	defer server.Close()
-	listen := server.Listener.Addr().String()
-	gpus, err := gpusByHTTP(t.Context(), listen)
-	if err != nil || len(gpus) != 1 || gpus[0].Health != state.Healthy || *gpus[0].Utilisation != 73 || *gpus[0].Temperature != 61 {
-		t.Errorf("got %+v, %v", gpus, err)
-	}
-	status = http.StatusServiceUnavailable
-	if _, err := gpusByHTTP(t.Context(), listen); err == nil {
-		t.Error("no error of an answer that is none")
-	}
-	status, answer = http.StatusOK, "<html>"
-	if _, err := gpusByHTTP(t.Context(), listen); err == nil {
-		t.Error("no error of what is no JSON")
-	}
-	if _, err := gpusByHTTP(t.Context(), "0.0.0.0:9720"); err == nil {
-		t.Error("an address was asked that wants a token")
-	}
-}
-
-func TestGPUsByRedis(t *testing.T) {
-	t.Setenv("REDIS_URL", "")
-	t.Setenv("HUB_REDIS_URL", "")
-	server := redistest.Start(t)
-	root := t.TempDir()
-	conf, _ := config.Load(config.Source{Root: root})
-	conf.Redis.URL, conf.Redis.Host = server.URL(), "host-a"
-	client := server.Client(t)
-	key := func(name string) string { return relay.Key(conf.Redis.Prefix, "host-a", name) }
-	if err := client.HSet(t.Context(), key("gpus"), "0", `{"index":0,"health":"unhealthy","reasons":["XID 79"]}`).Err(); err != nil {
-		t.Fatal(err)
-	}
-	// What a monitor left behind says nothing of now.
-	if _, err := gpusByRedis(t.Context(), root, conf); err == nil || !strings.Contains(err.Error(), "no monitor tells of host-a") {
-		t.Errorf("without a heartbeat: %v", err)
-	}
-	if err := client.Set(t.Context(), key("heartbeat"), "{}", 0).Err(); err != nil {
-		t.Fatal(err)
-	}
-	gpus, err := gpusByRedis(t.Context(), root, conf)
-	if diff := cmp.Diff([]state.GPU{{Health: state.Unhealthy, Reasons: []string{"XID 79"}}}, gpus); diff != "" || err != nil {
-		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }

@@ -51,7 +51,7 @@ it was left out.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			checks := append(pingHerd(ctx), pingConfiguration("/"), pingMonitor(ctx))
+			checks := append(a.pingHerd(ctx), pingConfiguration("/"), pingMonitor(ctx))
 			if asJSON {
 				if err := a.printJSON(checks); err != nil {
 					return err
@@ -87,15 +87,14 @@ func (a *app) printCheck(c check) {
 }
 
 // pingHerd asks systemd. Without an answer there is one check, that failed.
-func pingHerd(ctx context.Context) []check {
-	conn, err := bus.Dial(ctx)
+func (a *app) pingHerd(ctx context.Context) []check {
+	conn, err := a.systemd(ctx)
 	if err != nil {
-		return []check{{Name: "systemd", Detail: noSystemd(err).Error()}}
+		return []check{{Name: "systemd", Detail: err.Error()}}
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written
 	target, err := conn.Observe(ctx, []string{bus.Target})
 	if err != nil {
-		return []check{{Name: "systemd", Detail: noSystemd(err).Error()}}
+		return []check{{Name: "systemd", Detail: a.noSystemd(err).Error()}}
 	}
 	checks := []check{{Name: "systemd", OK: true, Detail: "systemd answers on D-Bus"}}
 	if len(target) == 0 {
@@ -106,7 +105,7 @@ func pingHerd(ctx context.Context) []check {
 	if !active {
 		c.Detail += "; systemctl enable --now " + bus.Target
 	}
-	return append(append(checks, c), pingUnits(ctx, conn)...)
+	return append(append(checks, c), a.pingUnits(ctx, conn)...)
 }
 
 // gpuherd-setup's unit, and how its status tells of the operator's programs.
@@ -117,14 +116,14 @@ const (
 
 // pingUnits checks the herd: one line where all are active, else one for each
 // that is not.
-func pingUnits(ctx context.Context, conn *bus.Conn) []check {
+func (a *app) pingUnits(ctx context.Context, conn *bus.Conn) []check {
 	herd, err := conn.Herd(ctx)
 	if err != nil {
-		return []check{{Name: "units", Detail: noSystemd(err).Error()}}
+		return []check{{Name: "units", Detail: a.noSystemd(err).Error()}}
 	}
 	seen, err := conn.Observe(ctx, herd)
 	if err != nil {
-		return []check{{Name: "units", Detail: noSystemd(err).Error()}}
+		return []check{{Name: "units", Detail: a.noSystemd(err).Error()}}
 	}
 	known := map[string]bool{}
 	var bad []check

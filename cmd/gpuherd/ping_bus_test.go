@@ -39,7 +39,9 @@ func TestPingHerd(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", systemdtest.Start(t, tc.units...).Address)
-			if diff := cmp.Diff(tc.want, pingHerd(t.Context())); diff != "" {
+			a := newApp()
+			defer a.disconnect()
+			if diff := cmp.Diff(tc.want, a.pingHerd(t.Context())); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

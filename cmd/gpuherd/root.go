@@ -48,7 +48,13 @@ func (a *app) root() *cobra.Command {
 			}
 			return verbMissing(cmd, args)
 		},
-		PersistentPreRun:  func(*cobra.Command, []string) { a.parsed = true },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.checkHost(cmd); err != nil {
+				return err
+			}
+			a.parsed = true
+			return nil
+		},
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
@@ -59,6 +65,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
+	root.PersistentFlags().StringVarP(&a.remote, "host", "H", "", "ask systemd on this host, as user@host, by ssh")
 	root.AddCommand(
 		a.list(),
 		a.describe(),
@@ -66,11 +73,25 @@ func (a *app) root() *cobra.Command {
 		a.start(),
 		a.stop(),
 		a.restart(),
+		a.reload(),
+		a.kill(),
+		a.signal(),
+		a.reset(),
+		a.scale(),
+		a.enable(),
+		a.disable(),
+		a.delete(),
+		a.save(),
+		a.resurrect(),
 		a.explain(),
 		a.verify(),
 		a.ping(),
 		a.monit(),
 		a.queue(),
+		a.doctor(),
+		a.report(),
+		a.runProgram(),
+		a.importPM2(),
 	)
 	return root
 }

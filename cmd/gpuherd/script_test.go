@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -11,7 +12,13 @@ import (
 var update = flag.Bool("update", false, "write what the verbs print now into testdata/*.txtar")
 
 func TestMain(m *testing.M) {
-	testscript.Main(leakTested{m}, map[string]func(){"gpuherd": main})
+	testscript.Main(leakTested{m}, map[string]func(){"gpuherd": func() {
+		a := newApp()
+		if root := os.Getenv("TEST_ROOT"); root != "" {
+			a.rootDir = root
+		}
+		os.Exit(start(a))
+	}})
 }
 
 // leakTested looks for goroutines that the tests left behind.

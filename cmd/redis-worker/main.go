@@ -27,6 +27,7 @@ import (
 	"gpuherd/units/journal"
 	"gpuherd/units/redisclient"
 	"gpuherd/units/redisworker"
+	"gpuherd/units/subreaper"
 )
 
 const (
@@ -94,7 +95,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if opts.Watchdog, err = daemon.SdWatchdogEnabled(false); err != nil {
 		log.Warn("cannot read the watchdog's time", "error", err)
 	}
-	if err := redisworker.BecomeSubreaper(); err != nil {
+	if err := subreaper.Become(); err != nil {
 		log.Error("cannot start", "error", err)
 		return 1
 	}

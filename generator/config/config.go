@@ -15,6 +15,10 @@ import (
 // MaxInstances bounds Instances=: workers of one service on one device.
 const MaxInstances = 256
 
+// StoppedAll stands in Stopped= for every instance, and for the one unit of a
+// service that runs once a host.
+const StoppedAll = "all"
+
 // A Config is everything that can be configured, with the defaults filled in.
 type Config struct {
 	GPU     GPU
@@ -83,9 +87,13 @@ type Monitor struct {
 type Override struct {
 	Enabled   *bool // nil: as the service file says
 	Instances *int  // workers on each device; nil: as the service file says
+	// Stopped names the instances that do not start with the target, or is
+	// "all"; they are there, and can be started.
+	Stopped []string
 
 	EnabledOrigin   string // "/etc/gpuherd/gpuherd.conf:12"
 	InstancesOrigin string
+	StoppedOrigin   string // of the last one
 	File            string // where the section stands first
 	Line            int
 }
@@ -179,7 +187,7 @@ type Setting struct {
 }
 
 // Settings lists every fixed key of gpuherd.conf. Beside them stand the
-// sections [Service NAME] (Enabled=, Instances=) and [Environment] (any
+// sections [Service NAME] (Enabled=, Instances=, Stopped=) and [Environment] (any
 // variable, and Pass=).
 func Settings() []Setting {
 	list := make([]Setting, len(settings))

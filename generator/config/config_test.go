@@ -101,6 +101,11 @@ func TestValues(t *testing.T) {
 			func(c *Config) any { return c.Services["comfyui"] },
 			Override{Instances: ptr(3), InstancesOrigin: "x.conf:4", File: "x.conf", Line: 1}, [2]string{},
 		},
+		"stopped": {
+			"[Service a]\nStopped=3 all\nStopped=\nStopped=0 1.2\nStopped=0:1", nil,
+			func(c *Config) any { return c.Services["a"] },
+			Override{Stopped: []string{"0", "1.2", "0:1"}, StoppedOrigin: "x.conf:5", File: "x.conf", Line: 1}, [2]string{},
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -149,6 +154,7 @@ func TestProblems(t *testing.T) {
 		"no service name": {"[Service ]", nil, "x.conf:1: [Service ] names no service; write [Service NAME] for NAME.service", false},
 		"slash":           {"[Service ../../x]", nil, "x.conf:1: [Service ../../x] names no service; write [Service NAME] for NAME.service", false},
 		"instances":       {"[Service a]\nInstances=257", nil, `x.conf:2: Instances=: "257" is not a number from 1 to 256; the value before it is used`, false},
+		"stopped":         {"[Service a]\nStopped=0 b", nil, `x.conf:2: Stopped=: "b" is no instance; write the instances, such as 0 1.2, or all`, false},
 		"reserved":        {"[Environment]\nWORKER_ID=a", nil, "x.conf:2: WORKER_ID=: WORKER_ID is set for each worker by gpuherd; take it out", false},
 		"secret":          {"[Environment]\nPass=REDIS_URL", nil, "x.conf:2: Pass=: REDIS_URL may hold a password, which everyone could read in the unit; gpuherd hands it on as a credential; take it out", false},
 		"port":            {"[Monitor]\nListen=:65536", nil, `x.conf:2: Listen=: port "65536" is not a number from 0 to 65535; the default 127.0.0.1:9720 is used`, false},
@@ -310,7 +316,7 @@ func TestReference(t *testing.T) {
 			}
 		}
 	}
-	for _, key := range []string{"Enabled", "Instances"} {
+	for _, key := range []string{"Enabled", "Instances", "Stopped"} {
 		if _, ok := f.Last("Service redis-worker", key); !ok {
 			t.Errorf("[Service redis-worker] has no #%s=", key)
 		}

@@ -254,8 +254,20 @@ func (l *loader) service(file, name string, s *unitfile.Section) {
 				continue
 			}
 			o.Instances, o.InstancesOrigin = &n, origin
+		case "Stopped":
+			if e.Value == "" {
+				o.Stopped, o.StoppedOrigin = nil, ""
+				continue
+			}
+			for word := range strings.FieldsSeq(e.Value) {
+				if word != StoppedAll && strings.Trim(word, "0123456789:.") != "" {
+					l.badValue(e, fmt.Errorf("%s is no instance", quote(word)), "write the instances, such as 0 1.2, or all")
+					continue
+				}
+				o.Stopped, o.StoppedOrigin = append(o.Stopped, word), origin
+			}
 		default:
-			l.unknownKey(s.Name, e, []string{"Enabled", "Instances"})
+			l.unknownKey(s.Name, e, []string{"Enabled", "Instances", "Stopped"})
 		}
 	}
 	l.config.Services[name] = o

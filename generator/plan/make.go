@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"gpuherd/generator/config"
 	"gpuherd/generator/gpu"
 	"gpuherd/generator/service"
 	"gpuherd/generator/unitfile"
@@ -50,8 +51,9 @@ func (m *maker) emit(c *choice) {
 	unit := c.Unit()
 	if c.Per == service.PerHost {
 		if m.template(c) {
+			reasons := append([]string{c.Name + " runs once a host"}, m.stay(c, unit, config.StoppedAll)...)
 			m.want(c, unit, unit, nil)
-			m.decide(KindUnit, unit, Generated, "%s runs once a host", c.Name)
+			m.decide(KindUnit, unit, Generated, "%s", strings.Join(reasons, "; "))
 		}
 		return
 	}
@@ -107,8 +109,9 @@ func (m *maker) instance(c *choice, d device, in service.Instance, reason string
 		reasons = append(reasons, by+" masks what binds it to its GPU")
 	case Free:
 	}
+	reasons = append(append(reasons, why...), m.stay(c, name, in.String())...)
 	m.want(c, name, c.Unit(), &in)
-	m.decide(KindUnit, name, Generated, "%s", strings.Join(append(reasons, why...), "; "))
+	m.decide(KindUnit, name, Generated, "%s", strings.Join(reasons, "; "))
 }
 
 // dropInPath returns the path of the drop-in that binds a unit to its device.
@@ -172,7 +175,7 @@ func (m *maker) noDevice(c *choice) string {
 // want makes the target start a unit.
 func (m *maker) want(c *choice, name, unit string, in *service.Instance) {
 	m.plan.Links = append(m.plan.Links, Link{Path: Target + ".wants/" + name, Target: "../" + unit})
-	w := Worker{Unit: name, Service: c.Name}
+	w := Worker{Unit: name, Service: c.Name, Stopped: m.stopped(c, instance(in))}
 	if in != nil {
 		index := in.GPU
 		w.Instance, w.GPU = in.String(), &index

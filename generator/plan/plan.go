@@ -79,6 +79,7 @@ type Worker struct {
 	Service  string `json:"service"`            // "redis-worker"
 	Instance string `json:"instance,omitempty"` // "0"; empty for host services
 	GPU      *int   `json:"gpu,omitempty"`      // index; nil for host services
+	Stopped  bool   `json:"stopped,omitempty"`  // it does not start with the target
 }
 
 // A Decision says why something is as it is.

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -60,12 +61,17 @@ type Option func(*options)
 
 type options struct {
 	address, target string
+	stream          io.ReadWriteCloser
 	times           times
 }
 
 // WithAddress connects to the D-Bus address a ("unix:path=…", "unixexec:…")
 // instead of the system bus.
 func WithAddress(a string) Option { return func(o *options) { o.address = a } }
+
+// WithStream speaks to the bus on the far end of a stream, such as a
+// systemd-stdio-bridge(1), instead of the system bus. The connection closes it.
+func WithStream(s io.ReadWriteCloser) Option { return func(o *options) { o.stream = s } }
 
 // WithTarget takes the units that the named target wants for the herd.
 func WithTarget(unit string) Option { return func(o *options) { o.target = unit } }
@@ -89,7 +95,7 @@ type Conn struct {
 // Dial connects to the system bus. ctx bounds the dialling only.
 func Dial(ctx context.Context, opts ...Option) (*Conn, error) {
 	o := collect(opts)
-	b, err := connect(ctx, o.address, nil)
+	b, err := connect(ctx, o, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +105,8 @@ func Dial(ctx context.Context, opts ...Option) (*Conn, error) {
 // connect returns an authenticated connection. signals, unless nil, takes its
 // signals; godbus' default handler starts a goroutine for each and so loses
 // their order.
-func connect(ctx context.Context, address string, signals dbus.SignalHandler) (*dbus.Conn, error) {
+func connect(ctx context.Context, o options, signals dbus.SignalHandler) (*dbus.Conn, error) {
+	address := o.address
 	if address == "" {
 		address = systemBus()
 	}
@@ -109,7 +116,15 @@ func connect(ctx context.Context, address string, signals dbus.SignalHandler) (*
 	if signals == nil {
 		signals = dbus.NewSequentialSignalHandler()
 	}
-	conn, err := dbus.Connect(address, dbus.WithSignalHandler(signals), dbus.WithContext(life))
+	settings := []dbus.ConnOption{dbus.WithSignalHandler(signals), dbus.WithContext(life)}
+	var conn *dbus.Conn
+	var err error
+	if o.stream != nil {
+		address = "the end of a stream"
+		conn, err = greet(o.stream, settings)
+	} else {
+		conn, err = dbus.Connect(address, settings...)
+	}
 	if err != nil {
 		end()
 		if ctx.Err() != nil {
@@ -123,6 +138,27 @@ func connect(ctx context.Context, address string, signals dbus.SignalHandler) (*
 	}
 	return conn, nil
 }
+
+// greet does on a stream what dbus.Connect does on a socket.
+func greet(stream io.ReadWriteCloser, settings []dbus.ConnOption) (*dbus.Conn, error) {
+	conn, err := dbus.NewConn(stream, settings...)
+	if err != nil {
+		_ = stream.Close() // nothing was written
+		return nil, err
+	}
+	if err = conn.Auth(nil); err == nil {
+		err = conn.Hello()
+	}
+	if err != nil {
+		_ = conn.Close() // what went wrong is told already
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Bus returns the connection itself, for what this package does not ask of
+// systemd. Close ends it.
+func (c *Conn) Bus() *dbus.Conn { return c.bus }
 
 func systemBus() string {
 	if a := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS"); a != "" {

@@ -69,7 +69,7 @@ type probed struct {
 // open connects, matches what does not depend on the herd, and subscribes.
 func (s *session) open(ctx context.Context) (err error) {
 	s.order = dbus.NewSequentialSignalHandler()
-	if s.sig, err = connect(ctx, s.w.opts.address, s.order); err != nil {
+	if s.sig, err = connect(ctx, s.w.opts, s.order); err != nil {
 		return err
 	}
 	s.sig.Signal(s.signals)
@@ -86,7 +86,7 @@ func (s *session) open(ctx context.Context) (err error) {
 			return fmt.Errorf("cannot match systemd's signals: %w", err)
 		}
 	}
-	b, err := connect(ctx, s.w.opts.address, nil)
+	b, err := connect(ctx, s.w.opts, nil)
 	if err != nil {
 		return err
 	}

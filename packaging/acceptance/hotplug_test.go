@@ -77,7 +77,7 @@ func (h *hotplug) rescan() {
 	if err := os.WriteFile(filepath.Join(requestsDir, "operator"), nil, 0o600); err != nil {
 		h.t.Fatal(err)
 	}
-	eventually(h.t, 2*time.Minute, "a rescan", func() error { return h.rescanned(before) })
+	eventually(h.t, 5*time.Minute, "a rescan", func() error { return h.rescanned(before) })
 }
 
 // rescanned returns nil once a rescan has ended that is not of the invocation
@@ -156,7 +156,7 @@ func (h *hotplug) wantDevices() {
 		want = append(want, p.unit)
 	}
 	slices.Sort(want)
-	eventually(h.t, 2*time.Minute, "workers on the GPUs that there are", func() error {
+	eventually(h.t, 5*time.Minute, "workers on the GPUs that there are", func() error {
 		names, err := h.herd.herd()
 		if err != nil {
 			return err

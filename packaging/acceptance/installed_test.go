@@ -29,6 +29,7 @@ func TestInstalledTree(t *testing.T) {
 		"usr/lib/systemd/system/gpuherd-rescan.path":          file,
 		"usr/lib/systemd/system/gpuherd-rescan.service":       file,
 		"usr/lib/udev/rules.d/60-gpuherd.rules":               file,
+		"usr/lib/systemd/system/gpuherd-up.service":           file,
 		"usr/lib/systemd/system/gpuherd-verify.service":       file,
 		"usr/lib/systemd/system/gpuherd-verify.timer":         file,
 		"usr/lib/sysusers.d/gpuherd.conf":                     file,

@@ -41,7 +41,6 @@ type setting struct {
 	args     []string // for the tests
 	within   time.Duration
 	loud     bool // what the tests say is shown
-	parallel bool
 }
 
 // A hardware is the GPUs of a machine.
@@ -98,12 +97,34 @@ func settings() []setting {
 	var all []setting
 	for _, suite := range []machine.Suite{machine.Bookworm, machine.Trixie} {
 		all = append(all,
+			// These take most of the time.
+			setting{
+				name:     "kernel-gpus-" + string(suite),
+				config:   machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30},
+				conf:     withGPUs,
+				hardware: &hardware{few(), "whole"},
+				tests:    []string{"TestOwnDevicesOnly", "TestUdevRules", "TestEventsStartARescan"},
+			},
+			setting{
+				name: "kernel-" + string(suite),
+				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
+					Env: map[string]string{"NUM_GPUS": "2"}, KernelArgs: []string{"gpuherd.simulate=yes"}},
+				tests: []string{"TestBoot", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestUnitsVerify", "TestUnitsAreMeasured", "TestMonitorIsConfined"},
+			},
 			setting{
 				name: "container-" + string(suite),
 				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
 					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box", "ENABLE_HELLO_WORLD": "true"}},
-				conf: "[GPU]\nSimulate=yes\n",
+				conf:  "[GPU]\nSimulate=yes\n",
 				tests: slices.Concat(inContainers, working),
+			},
+			// Who runs, and how many, is the operator's to change here.
+			setting{
+				name: "control-" + string(suite),
+				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
+					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box"}},
+				conf:  "[GPU]\nSimulate=yes\n",
+				tests: []string{"TestRollingReload", "TestScale", "TestDeleteAndEnable", "TestSaveAndResurrect"},
 			},
 			setting{
 				name: "loss-" + string(suite),
@@ -154,20 +175,6 @@ func settings() []setting {
 				conf:     withGPUs,
 				hardware: &hardware{few(), ""},
 				tests:    []string{"TestNoNVML"},
-			},
-			// These take most of the time, and run side by side.
-			setting{
-				name: "kernel-gpus-" + string(suite), parallel: true,
-				config:   machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30},
-				conf:     withGPUs,
-				hardware: &hardware{few(), "whole"},
-				tests:    []string{"TestOwnDevicesOnly", "TestUdevRules", "TestEventsStartARescan"},
-			},
-			setting{
-				name: "kernel-" + string(suite), parallel: true,
-				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
-					Env: map[string]string{"NUM_GPUS": "2"}, KernelArgs: []string{"gpuherd.simulate=yes"}},
-				tests: []string{"TestBoot", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestUnitsVerify", "TestUnitsAreMeasured", "TestMonitorIsConfined"},
 			})
 	}
 	return all
@@ -188,9 +195,7 @@ func TestMachines(t *testing.T) {
 	binary, libraries := buildTests(t), buildLibraries(t)
 	for _, s := range settings() {
 		t.Run(s.name, func(t *testing.T) {
-			if s.parallel {
-				t.Parallel()
-			}
+			t.Parallel()
 			runIn(t, s, binary, libraries)
 		})
 	}
@@ -311,7 +316,7 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 		s.config.Early = program + " hardware\n"
 	}
 	s.config.Log = log
-	ctx, cancel := context.WithTimeout(t.Context(), s.within+9*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), s.within+13*time.Minute)
 	defer cancel()
 	m, err := machine.Boot(ctx, s.config)
 	if err != nil {
@@ -324,7 +329,7 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 	}()
 	t.Logf("booted in %v: %s", m.BootTime.Round(time.Millisecond), m.State)
 
-	argv := []string{program, "-test.v", "-test.timeout=" + (s.within + 8*time.Minute).String(), "-test.run=^(" + strings.Join(s.tests, "|") + ")$"}
+	argv := []string{program, "-test.v", "-test.timeout=" + (s.within + 12*time.Minute).String(), "-test.run=^(" + strings.Join(s.tests, "|") + ")$"}
 	argv = append(argv, s.args...)
 	out := &verdicts{t: t, of: map[string]verdict{}}
 	status, err := m.Run(ctx, argv, out, out)

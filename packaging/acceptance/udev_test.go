@@ -121,7 +121,7 @@ func TestEventsStartARescan(t *testing.T) {
 	for _, action := range []string{"remove", "add"} {
 		before := h.mustUnit(rescanUnit).Invocation
 		send(action)
-		eventually(t, 2*time.Minute, "a rescan for "+action, func() error { return h.rescanned(before) })
+		eventually(t, 5*time.Minute, "a rescan for "+action, func() error { return h.rescanned(before) })
 	}
 	if u := h.mustUnit("sys-module-" + module + ".device"); u.Active != "active" {
 		t.Errorf("the module has no device unit: %+v", u)
@@ -147,7 +147,7 @@ func TestEventsStartARescan(t *testing.T) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 2*time.Minute, "a rescan for the burst", func() error { return h.rescanned(before) })
+	eventually(t, 5*time.Minute, "a rescan for the burst", func() error { return h.rescanned(before) })
 	rescans := 0
 	eventually(t, time.Minute, "a rescan in the journal", func() error {
 		if rescans = starts(t, rescanUnit) - count; rescans == 0 {

@@ -20,6 +20,7 @@ import (
 
 	"gpuherd/units/journal"
 	"gpuherd/units/queue"
+	"gpuherd/units/subreaper"
 )
 
 // Exit codes of sysexits.h by which a job says what became of it.
@@ -56,7 +57,7 @@ type Exec struct {
 	// Journal, unless nil, gets them instead as long as it takes them.
 	Journal *journal.Native
 
-	// Subreaper: this process called BecomeSubreaper and has no children but
+	// Subreaper: this process called subreaper.Become and has no children but
 	// the job's, so that what escaped the process group is killed too.
 	Subreaper bool
 }
@@ -126,7 +127,7 @@ func (e *Exec) Run(ctx context.Context, a Attempt, progress func(string)) Outcom
 	p.close()
 
 	o := Outcome{Stderr: strings.TrimSpace(string(stderr.buf)), Leftover: !p.gone()}
-	if e.Subreaper && !endOrphans() {
+	if e.Subreaper && !subreaper.End() {
 		o.Leftover = true
 	}
 	last, tooLong := out.last()

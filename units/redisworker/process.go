@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gpuherd/units/subreaper"
 )
 
 // A process is a job's program and its process group.
@@ -145,7 +147,7 @@ func (p *process) gone() bool {
 				break
 			}
 		}
-		if unix.Kill(-p.pid, 0) == unix.ESRCH || wait > 8*time.Millisecond && !groupLives(p.pid) {
+		if unix.Kill(-p.pid, 0) == unix.ESRCH || wait > 8*time.Millisecond && !subreaper.GroupLives(p.pid) {
 			return true
 		}
 		if time.Since(begin) > 2*time.Second {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"gpuherd/generator"
@@ -50,6 +51,9 @@ func (s *Setup) apply(ctx context.Context) error {
 		return fmt.Errorf("cannot read what was generated: %w", err)
 	}
 	d := compare(before, now)
+	d.start = slices.DeleteFunc(d.start, func(unit string) bool {
+		return slices.ContainsFunc(r.Plan.Workers, func(w plan.Worker) bool { return w.Unit == unit && w.Stopped })
+	})
 	if !d.reload {
 		return nil
 	}

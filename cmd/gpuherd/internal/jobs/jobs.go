@@ -1,11 +1,13 @@
 // Package jobs asks systemd to start, stop and restart units, all at once,
-// and waits until each of its jobs has ended.
+// and waits until each of its jobs has ended; and it makes the calls on units
+// that are no jobs.
 package jobs
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -19,19 +21,22 @@ const (
 	Start   Verb = "start"
 	Stop    Verb = "stop"
 	Restart Verb = "restart"
+	Reload  Verb = "reload" // restart as a part of a rolling reload
+	Kill    Verb = "kill"
+	Signal  Verb = "signal"
+	Reset   Verb = "reset"
 )
 
-// Past returns the verb for what has been done.
-func (v Verb) Past() string {
-	switch v {
-	case Start:
-		return "started"
-	case Stop:
-		return "stopped"
-	default:
-		return "restarted"
-	}
+var past = map[Verb]string{
+	Start: "started", Stop: "stopped", Restart: "restarted", Reload: "reloaded",
+	Kill: "killed", Signal: "signalled", Reset: "reset",
 }
+
+// Past returns the verb for what has been done.
+func (v Verb) Past() string { return past[v] }
+
+// job reports whether systemd makes a job of the verb, which takes its time.
+func (v Verb) job() bool { return v != Kill && v != Signal && v != Reset }
 
 // Results of an Outcome beside those that systemd's JobRemoved tells: done,
 // canceled, timeout, failed, dependency, skipped, invalid, assert,
@@ -42,6 +47,14 @@ const (
 	Queued  = "queued"  // not waited for
 	Refused = "refused" // systemd did not take the job
 	Waiting = "waiting" // the time was up before the job was; it goes on
+)
+
+// Results of a rolling reload.
+const (
+	Unstable  = "unstable"  // it was up and did not stay so
+	Lonely    = "lonely"    // no other worker of its service is up
+	Untouched = "untouched" // one before it failed
+	Off       = "off"       // it was stopped, and stays so
 )
 
 // A Bus is what this package needs of go-systemd's dbus.Conn.
@@ -69,6 +82,7 @@ type Outcome struct {
 	ExitStatus int32  `json:"exit_status"`           // of its main process, when it has ended
 	PID        uint32 `json:"pid,omitempty"`         // main process afterwards
 	err        error
+	unmet      bool // a condition of the unit kept it from starting
 }
 
 // Err returns why systemd refused the unit's job, nil where it did not.
@@ -138,6 +152,24 @@ func Run(ctx context.Context, bus Bus, verb Verb, units []string, wait bool, end
 	return outcomes
 }
 
+// Call makes one call on every unit, which is done when it returns, and
+// returns the outcomes in the order of units. ended, if not nil, is called for
+// each.
+func Call(ctx context.Context, verb Verb, units []string, call func(ctx context.Context, unit string) error, ended func(Outcome)) []Outcome {
+	outcomes := make([]Outcome, len(units))
+	for i, unit := range units {
+		o := &outcomes[i]
+		*o = Outcome{Unit: unit, Verb: verb, Result: Done, OK: true}
+		begun := time.Now()
+		if err := call(ctx, unit); err != nil {
+			o.Result, o.OK, o.err, o.Error = Refused, false, err, err.Error()
+		}
+		o.Millis = time.Since(begun).Milliseconds()
+		report(ended, *o)
+	}
+	return outcomes
+}
+
 func report(ended func(Outcome), o Outcome) {
 	if ended != nil {
 		ended(o)
@@ -151,7 +183,7 @@ func enqueue(ctx context.Context, bus Bus, verb Verb, unit string, ch chan<- str
 		_, err = bus.StartUnitContext(ctx, unit, "replace", ch)
 	case Stop:
 		_, err = bus.StopUnitContext(ctx, unit, "replace", ch)
-	case Restart:
+	case Restart, Reload:
 		_, err = bus.RestartUnitContext(ctx, unit, "replace", ch)
 	default:
 		err = fmt.Errorf("unknown verb %q", verb)
@@ -173,7 +205,7 @@ func await(ctx context.Context, bus Bus, o *Outcome, result <-chan string) {
 		o.OK = o.Result == Done
 	default:
 		// A Type=simple service that cannot run has a job that succeeds.
-		o.OK = o.Result == Done && o.Active != "failed" && o.Sub != "auto-restart"
+		o.OK = o.Result == Done && o.Active != "failed" && o.Sub != "auto-restart" && !o.unmet
 	}
 }
 
@@ -182,6 +214,8 @@ func inspect(ctx context.Context, bus Bus, o *Outcome) {
 	if props, err := bus.GetUnitPropertiesContext(ctx, o.Unit); err == nil {
 		o.Active, _ = props["ActiveState"].(string)
 		o.Sub, _ = props["SubState"].(string)
+		met, known := props["ConditionResult"].(bool)
+		o.unmet = o.Active == "inactive" && known && !met && o.Verb != Stop
 	}
 	if props, err := bus.GetUnitTypePropertiesContext(ctx, o.Unit, "Service"); err == nil {
 		o.UnitResult, _ = props["Result"].(string)
@@ -210,8 +244,13 @@ func (o *Outcome) String() string {
 	switch {
 	case o.Result == Queued:
 		return "queued to " + string(o.Verb)
+	case o.OK && o.Result == Off:
+		return "not running, and left so"
 	case o.OK:
-		s := o.Verb.Past() + " in " + o.took()
+		s := o.Verb.Past()
+		if o.Verb.job() {
+			s += " in " + o.took()
+		}
 		if o.Verb == Stop && o.UnitResult != "" && o.UnitResult != "success" {
 			s += " (" + o.reason() + ")"
 		}
@@ -219,6 +258,12 @@ func (o *Outcome) String() string {
 	case o.Result == Refused && Unauthorized(o.err):
 		return fmt.Sprintf("not %s: permission denied", o.Verb.Past())
 	case o.Result == Refused:
+		return fmt.Sprintf("not %s: %s", o.Verb.Past(), o.Error)
+	case o.Result == Untouched:
+		return strings.TrimSuffix("not touched: "+o.Error, ": ")
+	case o.Result == Unstable:
+		return "did not stay up: " + o.Error
+	case o.Result == Lonely:
 		return fmt.Sprintf("not %s: %s", o.Verb.Past(), o.Error)
 	case o.Result == Waiting:
 		return fmt.Sprintf("not yet %s: %s", o.Verb.Past(), o.Error)
@@ -237,6 +282,9 @@ func (o *Outcome) took() string {
 
 // reason joins the job's result, where it tells anything, with the unit's.
 func (o *Outcome) reason() string {
+	if o.unmet {
+		return "a condition of its unit is not met, see systemctl status " + o.Unit
+	}
 	var s string
 	switch o.Result {
 	case Done, Failed:

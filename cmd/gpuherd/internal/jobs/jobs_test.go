@@ -29,6 +29,7 @@ type fakeUnit struct {
 	active, sub string
 	result      string
 	status      int32
+	unmet       bool // a condition of it
 }
 
 func (f *fake) job(_ context.Context, name, _ string, ch chan<- string) (int, error) {
@@ -56,7 +57,7 @@ func (f *fake) RestartUnitContext(ctx context.Context, name, mode string, ch cha
 
 func (f *fake) GetUnitPropertiesContext(_ context.Context, unit string) (map[string]any, error) {
 	u := f.units[unit]
-	return map[string]any{"ActiveState": u.active, "SubState": u.sub}, nil
+	return map[string]any{"ActiveState": u.active, "SubState": u.sub, "ConditionResult": !u.unmet}, nil
 }
 
 func (f *fake) GetUnitTypePropertiesContext(_ context.Context, unit, _ string) (map[string]any, error) {
@@ -75,6 +76,7 @@ func TestRun(t *testing.T) {
 		"loop":       {job: "done", active: "activating", sub: "auto-restart", result: "exit-code", status: 1},
 		"needy":      {job: "dependency", active: "inactive", sub: "dead", result: "success"},
 		"stubborn":   {job: "done", active: "failed", sub: "failed", result: "timeout"},
+		"kept":       {job: "done", active: "inactive", sub: "dead", result: "success", unmet: true},
 		"denied":     {refuse: denied},
 		"missing":    {refuse: errors.New("unit missing not found")},
 		"superseded": {job: "canceled", active: "active", sub: "running", result: "success"},
@@ -91,6 +93,8 @@ func TestRun(t *testing.T) {
 		{"loop", Start, Outcome{Result: "done", Active: "activating", Sub: "auto-restart", UnitResult: "exit-code", ExitStatus: 1}, "failed to start: exit-code, status 1"},
 		{"needy", Start, Outcome{Result: "dependency", Active: "inactive", Sub: "dead", UnitResult: "success"}, "failed to start: a unit it needs failed"},
 		{"stubborn", Stop, Outcome{Result: "done", OK: true, Active: "failed", Sub: "failed", UnitResult: "timeout"}, "stopped in 0ms (timeout)"},
+		{"kept", Start, Outcome{Result: "done", Active: "inactive", Sub: "dead", UnitResult: "success"}, "failed to start: a condition of its unit is not met, see systemctl status kept"},
+		{"kept", Stop, Outcome{Result: "done", OK: true, Active: "inactive", Sub: "dead", UnitResult: "success"}, "stopped in 0ms"},
 		{"denied", Stop, Outcome{Result: "refused", Error: "Interactive authentication required."}, "not stopped: permission denied"},
 		{"missing", Restart, Outcome{Result: "refused", Error: "unit missing not found"}, "not restarted: unit missing not found"},
 		{"superseded", Restart, Outcome{Result: "canceled", Active: "active", Sub: "running", UnitResult: "success"}, "failed to restart: another job replaced this one"},

@@ -36,8 +36,12 @@ type Unit struct {
 	Job string
 	// After is what a job that ended leaves behind in Props.
 	After map[string]any
+	// Moves: a job leaves the unit running or dead, as it was asked for.
+	Moves bool
 	// Refuse is the D-Bus error that a job is answered with.
 	Refuse string
+	// Unwanted: gpuherd.target does not want it yet.
+	Unwanted bool
 }
 
 // A Systemd is a running fake.
@@ -53,7 +57,7 @@ type Systemd struct {
 }
 
 // Start starts dbus-daemon and the fake on it, both ended with the test.
-// gpuherd.target wants every unit given here.
+// gpuherd.target wants every unit given here that is not Unwanted.
 func Start(t testing.TB, units ...Unit) *Systemd {
 	t.Helper()
 	program, err := exec.LookPath("dbus-daemon")
@@ -89,7 +93,9 @@ func Start(t testing.TB, units ...Unit) *Systemd {
 	var wants []string
 	for _, u := range units {
 		s.units[bus.UnitPath(u.Name)] = &u
-		wants = append(wants, u.Name)
+		if !u.Unwanted {
+			wants = append(wants, u.Name)
+		}
 	}
 	s.units[bus.UnitPath(bus.Target)] = &Unit{Name: bus.Target, Props: map[string]any{
 		"LoadState": "loaded", "ActiveState": "active", "SubState": "active", "Wants": wants,
@@ -117,6 +123,9 @@ func (s *Systemd) export() error {
 	if err := s.conn.Export(managerMethods{s}, rootPath, manager); err != nil {
 		return err
 	}
+	if err := s.conn.Export(managerProperties{}, rootPath, "org.freedesktop.DBus.Properties"); err != nil {
+		return err
+	}
 	if err := s.conn.ExportSubtree(propertyMethods{s}, rootPath+"/unit", "org.freedesktop.DBus.Properties"); err != nil {
 		return err
 	}
@@ -137,6 +146,13 @@ func (s *Systemd) Calls() []string {
 	return calls
 }
 
+// Sequence is Calls in the order in which they came.
+func (s *Systemd) Sequence() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
 // managerMethods are the methods of org.freedesktop.systemd1.Manager.
 type managerMethods struct{ s *Systemd }
 
@@ -154,16 +170,46 @@ func (m managerMethods) RestartUnit(name, mode string) (dbus.ObjectPath, *dbus.E
 	return m.s.job("RestartUnit", name, mode)
 }
 
+func (m managerMethods) KillUnit(name, whom string, signal int32) *dbus.Error {
+	return m.s.call(name, fmt.Sprintf("KillUnit %s %s %d", name, whom, signal))
+}
+
+func (m managerMethods) ResetFailedUnit(name string) *dbus.Error {
+	return m.s.call(name, "ResetFailedUnit "+name)
+}
+
+func (m managerMethods) Reload() *dbus.Error {
+	return m.s.call(bus.Target, "Reload")
+}
+
+// call is a method that is no job, on a unit.
+func (s *Systemd) call(name, what string) *dbus.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, what)
+	_, err := s.unit(name)
+	return err
+}
+
+// unit returns the unit, or why there is none to be had.
+func (s *Systemd) unit(name string) (*Unit, *dbus.Error) {
+	u := s.units[bus.UnitPath(name)]
+	if u == nil {
+		return nil, dbus.NewError("org.freedesktop.systemd1.NoSuchUnit", []any{"Unit " + name + " not found."})
+	}
+	if u.Refuse != "" {
+		return nil, dbus.NewError(u.Refuse, []any{"refused"})
+	}
+	return u, nil
+}
+
 func (s *Systemd) job(method, name, mode string) (dbus.ObjectPath, *dbus.Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls = append(s.calls, method+" "+name+" "+mode)
-	u := s.units[bus.UnitPath(name)]
-	if u == nil {
-		return "", dbus.NewError("org.freedesktop.systemd1.NoSuchUnit", []any{"Unit " + name + " not found."})
-	}
-	if u.Refuse != "" {
-		return "", dbus.NewError(u.Refuse, []any{"refused"})
+	u, refused := s.unit(name)
+	if refused != nil {
+		return "", refused
 	}
 	s.jobs++
 	path := dbus.ObjectPath(fmt.Sprintf("%s/job/%d", rootPath, s.jobs))
@@ -173,6 +219,12 @@ func (s *Systemd) job(method, name, mode string) (dbus.ObjectPath, *dbus.Error) 
 	result := u.Job
 	if result == "" {
 		result = "done"
+	}
+	switch {
+	case u.Moves && method == "StopUnit":
+		u.Props["ActiveState"], u.Props["SubState"] = "inactive", "dead"
+	case u.Moves:
+		u.Props["ActiveState"], u.Props["SubState"] = "active", "running"
 	}
 	for k, v := range u.After {
 		u.Props[k] = v

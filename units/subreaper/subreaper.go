@@ -1,4 +1,7 @@
-package redisworker
+// Package subreaper keeps hold of a process's descendants: those whose parent
+// has ended become its children instead of init's, so that a program that has
+// ended leaves nothing behind.
+package subreaper
 
 import (
 	"bytes"
@@ -12,21 +15,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BecomeSubreaper makes the orphans among this process's descendants its
-// children, instead of init's: so a job's processes that left its process
-// group are found when the job has ended. See prctl(2), PR_SET_CHILD_SUBREAPER.
-func BecomeSubreaper() error {
+// Become makes the orphans among this process's descendants its children,
+// instead of init's: so a program's processes that left its process group are
+// found when the program has ended. See prctl(2), PR_SET_CHILD_SUBREAPER.
+func Become() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot become subreaper: %w", err)
 	}
 	return nil
 }
 
-// endOrphans kills and reaps all children, and theirs as they become ours. It
-// returns whether none is left.
-func endOrphans() bool {
+// End kills and reaps all children, and theirs as they become ours. It returns
+// whether none is left.
+func End() bool {
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
-		pids := children()
+		pids := Children()
 		if len(pids) == 0 {
 			return true
 		}
@@ -39,8 +42,18 @@ func endOrphans() bool {
 	return false
 }
 
-// children lists this process's children.
-func children() []int {
+// Reap takes the exit status of children that have ended, but for those that
+// keep names: whoever started them waits for them.
+func Reap(keep map[int]bool) {
+	for _, pid := range Children() {
+		if !keep[pid] {
+			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		}
+	}
+}
+
+// Children lists this process's children.
+func Children() []int {
 	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	if len(lists) == 0 {
 		return scanChildren()
@@ -69,9 +82,9 @@ func scanChildren() []int {
 	return pids
 }
 
-// groupLives says whether a process of the group does more than to wait for a
+// GroupLives says whether a process of the group does more than to wait for a
 // parent that reaps it: not every init does.
-func groupLives(group int) bool {
+func GroupLives(group int) bool {
 	lives := false
 	scan(func(_, _, pgrp int, state byte) {
 		lives = lives || pgrp == group && state != 'Z' && state != 'X'

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+
+	"gpuherd/monitor/bus"
+)
+
+// callTimeout bounds every question to systemd that is no job: PID 1 answers
+// in milliseconds or not at all.
+const callTimeout = 25 * time.Second
+
+// bounded limits the questions of one verb, except on the way over ssh, where
+// a person may be asked for a password.
+func (a *app) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if a.remote != "" {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, callTimeout)
+}
+
+// systemd returns the connection of this run to systemd, here or on --host.
+// The run ends it.
+func (a *app) systemd(ctx context.Context) (*bus.Conn, error) {
+	if a.link != nil {
+		return a.link, nil
+	}
+	var err error
+	if a.remote != "" {
+		a.link, err = dialSSH(ctx, a.remote, a.stderr)
+	} else if a.link, err = bus.Dial(ctx); err != nil {
+		err = a.noSystemd(err)
+	}
+	return a.link, err
+}
+
+// jobs is systemd for jobs and properties, on the same connection.
+func (a *app) jobs(ctx context.Context) (*sd.Conn, error) {
+	if a.manager != nil {
+		return a.manager, nil
+	}
+	link, err := a.systemd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.manager, err = sd.NewConnection(func() (*dbus.Conn, error) { return link.Bus(), nil })
+	return a.manager, err
+}
+
+// disconnect ends the connection to systemd, where there is one.
+func (a *app) disconnect() {
+	if a.link != nil {
+		_ = a.link.Close() // every answer has been read
+	}
+	a.link, a.manager = nil, nil
+}
+
+// noSystemd says what it means that systemd could not be asked.
+func (a *app) noSystemd(err error) error {
+	if a.remote != "" {
+		return fmt.Errorf("%s: %w", a.remote, err)
+	}
+	_, statErr := os.Stat("/run/systemd/system") // as sd_booted(3) does
+	return whyNoSystemd(err, statErr == nil || os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") != "")
+}
+
+// whyNoSystemd is noSystemd where booted says whether systemd should answer.
+func whyNoSystemd(err error, booted bool) error {
+	var e dbus.Error
+	switch {
+	case !booted:
+		return errors.New("systemd is not PID 1 here, so there is no herd to ask; boot the machine or container with systemd as its init")
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: systemd does not answer; see systemctl status: it may be reloading, or stuck", err)
+	case errors.As(err, &e) && (e.Name == "org.freedesktop.DBus.Error.ServiceUnknown" || e.Name == "org.freedesktop.DBus.Error.NameHasNoOwner"):
+		return fmt.Errorf("%w; is PID 1 systemd, and did dbus.service start after it?", err)
+	case errors.As(err, &e):
+		return err
+	}
+	return fmt.Errorf("%w; is dbus.service running?", err)
+}
+
+// there names the other host, where one is asked, and hostFlag is what a
+// command that is proposed needs for it.
+func (a *app) there() string {
+	if a.remote == "" {
+		return ""
+	}
+	return " on " + a.remote
+}
+
+func (a *app) hostFlag() string {
+	if a.remote == "" {
+		return ""
+	}
+	return " -H " + a.remote
+}

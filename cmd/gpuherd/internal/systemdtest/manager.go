@@ -1,0 +1,52 @@
+package systemdtest
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/godbus/dbus/v5"
+
+	"gpuherd/monitor/bus"
+)
+
+// Version is what the fake tells as systemd's.
+const Version = "257.9-1~deb13u1"
+
+// managerProperties are the properties of the manager.
+type managerProperties struct{}
+
+// Get tells the version, and nothing else.
+func (managerProperties) Get(_, name string) (dbus.Variant, *dbus.Error) {
+	if name != "Version" {
+		return dbus.Variant{}, dbus.NewError("org.freedesktop.DBus.Error.UnknownProperty", []any{name})
+	}
+	return dbus.MakeVariant(Version), nil
+}
+
+// A listedJob is one of ListJobs, org.freedesktop.systemd1(5).
+type listedJob struct {
+	ID       uint32
+	Unit     string
+	Type     string
+	State    string
+	Path     dbus.ObjectPath
+	UnitPath dbus.ObjectPath
+}
+
+// ListJobs lists a start job of every unit whose jobs never end.
+func (m managerMethods) ListJobs() ([]listedJob, *dbus.Error) {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	jobs := []listedJob{}
+	for _, u := range m.s.units {
+		if u.Job == "never" {
+			jobs = append(jobs, listedJob{Unit: u.Name, Type: "start", State: "running", UnitPath: bus.UnitPath(u.Name)})
+		}
+	}
+	slices.SortFunc(jobs, func(a, b listedJob) int { return len(a.Unit) - len(b.Unit) })
+	for i := range jobs {
+		jobs[i].ID = uint32(i + 1)
+		jobs[i].Path = dbus.ObjectPath(fmt.Sprintf("%s/job/%d", rootPath, i+1))
+	}
+	return jobs, nil
+}

@@ -1,0 +1,261 @@
+//go:build acceptance
+
+package acceptance
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// gpuherd runs the CLI, which has to end with that status, and returns what it
+// printed.
+func (h *herd) gpuherd(status int, args ...string) string {
+	h.t.Helper()
+	stdout, stderr, got := run(h.t, "gpuherd", args...)
+	if got != status {
+		h.t.Fatalf("gpuherd %s ended with %d, want %d:\n%s%s", strings.Join(args, " "), got, status, stdout, stderr)
+	}
+	return stdout + stderr
+}
+
+// invocations tells which start each worker runs since.
+func (h *herd) invocations(workers []string) map[string]string {
+	h.t.Helper()
+	of := map[string]string{}
+	for _, worker := range workers {
+		of[worker] = h.mustUnit(worker).Invocation
+	}
+	return of
+}
+
+// A rolling reload under load takes one worker away at a time, and no job
+// fails; where a worker does not come up it stops, and the others run on.
+func TestRollingReload(t *testing.T) {
+	h := open(t)
+	h.jobs()
+	workers := h.workers()
+	before := h.invocations(workers)
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	load := make(chan error, 1)
+	var done int
+	go func() {
+		var err error
+		done, err = h.redis.load(ctx, jobID(t))
+		load <- err
+	}()
+	watched := make(chan int, 1)
+	go func() { watched <- h.mostAway(ctx, workers) }()
+
+	h.gpuherd(0, "reload", "redis-worker", "--settle", "200ms")
+	stop()
+	if err := <-load; err != nil {
+		t.Fatal(err)
+	}
+	if done == 0 {
+		t.Error("no job was done meanwhile")
+	}
+	if away := <-watched; away > 1 {
+		t.Errorf("%d workers were away at once", away)
+	}
+	for worker, now := range h.invocations(workers) {
+		if now == before[worker] {
+			t.Errorf("%s was not restarted", worker)
+		}
+	}
+	h.healthy()
+
+	// The second one cannot start.
+	before = h.invocations(workers)
+	broken := filepath.Join("/etc/systemd/system", workers[1]+".d", "90-broken.conf")
+	if err := os.MkdirAll(filepath.Dir(broken), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(filepath.Dir(broken)); err != nil {
+			t.Error(err)
+		}
+		h.reload()
+		h.restart(workers[1])
+	})
+	if err := os.WriteFile(broken, []byte("[Service]\nExecStartPre=/bin/false\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	said := h.gpuherd(1, "reload", "redis-worker", "--settle", "200ms")
+	short := func(i int) string { return strings.TrimSuffix(workers[i], ".service") }
+	for _, want := range []string{
+		"stopped at " + short(1), "run as before: " + short(2), "to go back, undo your change, then: gpuherd reload " + short(1) + " " + short(0),
+	} {
+		if !strings.Contains(said, want) {
+			t.Errorf("reload does not say %q:\n%s", want, said)
+		}
+	}
+	after := h.invocations(workers)
+	if after[workers[0]] == before[workers[0]] || after[workers[2]] != before[workers[2]] {
+		t.Errorf("reload went on behind the failure: %v, before %v", after, before)
+	}
+}
+
+// mostAway watches workers until ctx ends, and returns how many were not
+// active at once.
+func (h *herd) mostAway(ctx context.Context, workers []string) int {
+	most := 0
+	for ctx.Err() == nil {
+		statuses, err := h.conn.ListUnitsByNamesContext(context.WithoutCancel(ctx), workers)
+		if err != nil {
+			return len(workers)
+		}
+		away := 0
+		for _, status := range statuses {
+			if status.ActiveState != "active" {
+				away++
+			}
+		}
+		most = max(most, away)
+		time.Sleep(5 * time.Millisecond)
+	}
+	return most
+}
+
+// scale starts and stops the difference, and touches nobody else.
+func TestScale(t *testing.T) {
+	h := open(t)
+	workers := h.workers()
+	before := h.invocations(workers)
+	conf := "/etc/gpuherd/gpuherd.conf.d/90-redis-worker.conf"
+
+	said := h.gpuherd(0, "scale", "redis-worker", "2")
+	if !strings.Contains(said, conf) || !strings.Contains(said, "gpuherd scale redis-worker 1") {
+		t.Errorf("scale names no file or no way back:\n%s", said)
+	}
+	if got := h.workers(); len(got) != 2*len(workers) {
+		t.Errorf("workers are %v, want two for each of %v", got, workers)
+	}
+	for _, worker := range h.workers() {
+		if u := h.mustUnit(worker); u.Active != "active" {
+			t.Errorf("%s is %s/%s", worker, u.Active, u.Sub)
+		}
+	}
+	h.healthy()
+	h.gpuherd(0, "scale", "redis-worker", "1")
+	if got := h.workers(); !slices.Equal(got, workers) {
+		t.Errorf("workers are %v, want %v", got, workers)
+	}
+	if _, err := os.Stat(conf); err == nil {
+		t.Errorf("%s is left behind", conf)
+	}
+	for worker, now := range h.invocations(workers) {
+		if now != before[worker] {
+			t.Errorf("%s was restarted", worker)
+		}
+	}
+}
+
+// A service of the operator comes, goes with its file kept, and comes back.
+func TestDeleteAndEnable(t *testing.T) {
+	h := open(t)
+	const name = "acceptance-own"
+	file := filepath.Join(servicesDir, name+".service")
+	unit := name + "@0.service"
+	text := "[Unit]\nDescription=Takes its time to end\n[X-GPU]\nPer=gpu\nEnabled=no\n[Service]\nExecStart=/bin/sleep infinity\n"
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, path := range []string{file, file + ".deleted", "/etc/gpuherd/gpuherd.conf.d/90-" + name + ".conf"} {
+			if err := os.RemoveAll(path); err != nil {
+				t.Error(err)
+			}
+		}
+		h.reload()
+	})
+	is := func(active string) {
+		t.Helper()
+		if u := h.mustUnit(unit); u.Active != active {
+			t.Errorf("%s is %s/%s (%s), want %s", unit, u.Active, u.Sub, u.Load, active)
+		}
+	}
+	h.gpuherd(0, "enable", name)
+	is("active")
+	h.gpuherd(0, "delete", name)
+	is("inactive")
+	if kept, err := os.ReadFile(file + ".deleted"); err != nil || string(kept) != text {
+		t.Errorf("the operator's file is not kept: %v", err)
+	}
+	if names, err := h.herd(); err != nil || slices.Contains(names, unit) {
+		t.Errorf("%s still wants it: %v, %v", target, names, err)
+	}
+	h.gpuherd(0, "verify")
+	h.gpuherd(0, "enable", name)
+	is("active")
+	h.gpuherd(0, "delete", name)
+	is("inactive")
+}
+
+// What was stopped when it was saved does not start with the target, and does
+// by hand.
+func TestSaveAndResurrect(t *testing.T) {
+	h := open(t)
+	workers := h.workers()
+	last := workers[len(workers)-1]
+	number := instance(last)
+	defer func() {
+		h.start(target)
+		h.gpuherd(0, "start", "all")
+		h.gpuherd(0, "save")
+	}()
+	is := func(active string) {
+		t.Helper()
+		eventually(t, 30*time.Second, last+" "+active, func() error {
+			if u := h.mustUnit(last); u.Active != active {
+				return fmt.Errorf("it is %s/%s", u.Active, u.Sub)
+			}
+			return nil
+		})
+	}
+	h.gpuherd(0, "stop", number)
+	if said := h.gpuherd(0, "save"); !strings.Contains(said, "stopped stay redis-worker ("+number+")") {
+		t.Errorf("save says:\n%s", said)
+	}
+
+	// Start by hand, also before the target comes up anew.
+	h.gpuherd(0, "start", number)
+	is("active")
+	h.gpuherd(0, "resurrect")
+	is("inactive")
+
+	// What a boot does.
+	h.stop(target)
+	for _, worker := range append([]string{monitorUnit, "gpuherd-up.service"}, workers...) {
+		eventually(t, time.Minute, worker+" stops", func() error {
+			if u := h.mustUnit(worker); u.Active != "inactive" {
+				return fmt.Errorf("it is %s/%s", u.Active, u.Sub)
+			}
+			return nil
+		})
+	}
+	h.start(target)
+	for _, worker := range append([]string{monitorUnit, "gpuherd-up.service"}, workers[:len(workers)-1]...) {
+		eventually(t, time.Minute, worker+" starts", func() error {
+			if u := h.mustUnit(worker); u.Active != "active" {
+				return fmt.Errorf("it is %s/%s", u.Active, u.Sub)
+			}
+			return nil
+		})
+	}
+	is("inactive")
+	h.gpuherd(0, "start", number)
+	is("active")
+
+	h.gpuherd(0, "save")
+	if _, err := os.Stat("/etc/gpuherd/gpuherd.conf.d/90-redis-worker.conf"); err == nil {
+		t.Error("nothing is stopped, and a file says what is")
+	}
+}
