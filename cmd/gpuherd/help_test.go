@@ -14,7 +14,6 @@ func TestEverythingHasHelp(t *testing.T) {
 	t.Parallel()
 	root := newApp().root()
 	root.InitDefaultHelpFlag()
-	root.InitDefaultVersionFlag()
 	var walk func(cmd *cobra.Command)
 	walk = func(cmd *cobra.Command) {
 		path := cmd.CommandPath()

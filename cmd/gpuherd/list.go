@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -45,25 +46,29 @@ gpu_temperature, gpu_health, gpu_reasons. What is not known is left out.`,
 		Annotations:       remotely,
 		ValidArgsFunction: a.completeUnits,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			figures := a.askFigures(cmd.Context())
-			workers, err := a.herd(cmd.Context(), args, all)
-			if err != nil {
-				return err
-			}
-			a.addFigures(workers, <-figures)
-			if asJSON {
-				return a.printJSON(workers)
-			}
-			if len(workers) == 0 {
-				a.complain("the herd is empty; `gpuherd explain` says why")
-				return nil
-			}
-			return listTable(workers).Write(a.stdout, a.out)
+			return a.printList(cmd.Context(), args, all, asJSON)
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "show gpuherd's own units too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array")
 	return cmd
+}
+
+func (a *app) printList(ctx context.Context, words []string, all, asJSON bool) error {
+	figures := a.askFigures(ctx)
+	workers, err := a.herd(ctx, words, all)
+	if err != nil {
+		return err
+	}
+	a.addFigures(workers, <-figures)
+	if asJSON {
+		return a.printJSON(workers)
+	}
+	if len(workers) == 0 {
+		a.complain("the herd is empty; `gpuherd explain` says why")
+		return nil
+	}
+	return listTable(workers).Write(a.stdout, a.out)
 }
 
 // listTable renders workers for people. Columns of GPUs are there where

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-func TestReadyz(t *testing.T) {
+func TestMonitorURL(t *testing.T) {
 	t.Parallel()
 	for listen, want := range map[string]string{
 		"127.0.0.1:9720": "http://127.0.0.1:9720/readyz",

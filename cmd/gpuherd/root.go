@@ -34,14 +34,20 @@ Exit codes:
 
 // root builds the command tree: one file a verb.
 func (a *app) root() *cobra.Command {
+	var showVersion bool
 	root := &cobra.Command{
 		Use:     "gpuherd",
 		Short:   "Show and control this machine's GPU workers",
 		Long:    rootLong,
 		Example: "  gpuherd list\n  gpuherd logs 0 -f\n  gpuherd restart all\n  gpuherd explain",
-		Version: version.String(),
 		Args:    cobra.ArbitraryArgs,
-		RunE:    verbMissing,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if showVersion {
+				a.stdout.say("gpuherd %s\n", version.String())
+				return nil
+			}
+			return verbMissing(cmd, args)
+		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.checkHost(cmd); err != nil {
 				return err
@@ -53,7 +59,9 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 	}
-	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	// cobra's own wants a template to say it like this, and text/template keeps
+	// every method of every package in the binary: a third of it.
+	root.Flags().BoolVarP(&showVersion, "version", "v", false, "version for gpuherd")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
@@ -78,6 +86,7 @@ func (a *app) root() *cobra.Command {
 		a.explain(),
 		a.verify(),
 		a.ping(),
+		a.monit(),
 		a.queue(),
 		a.doctor(),
 		a.report(),

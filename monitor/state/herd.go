@@ -65,7 +65,7 @@ func (h *Herd) Observe(o Observation) {
 		return
 	}
 	var d Delta
-	h.step(m, o, false, &d)
+	h.step(m, unmeasured(o), false, &d)
 	h.send(d)
 }
 
@@ -79,9 +79,7 @@ func (h *Herd) Sync(herd []Observation, _ string) {
 	h.synced = true
 	present := map[string]bool{}
 	for _, o := range herd {
-		// Figures come from the control groups alone: systemd's are as old
-		// as the last resync.
-		o.Memory, o.MemoryPeak, o.CPUNS = nil, nil, nil
+		o = unmeasured(o)
 		present[o.Name] = true
 		m, ok := h.units[o.Name]
 		if ok {
@@ -112,6 +110,13 @@ func (h *Herd) Sync(herd []Observation, _ string) {
 		return
 	}
 	h.send(d)
+}
+
+// unmeasured returns o without its figures. They come from the control groups
+// alone: systemd's are as old as the last resync.
+func unmeasured(o Observation) Observation {
+	o.Memory, o.MemoryPeak, o.CPUNS = nil, nil, nil
+	return o
 }
 
 // step brings m to o.

@@ -252,8 +252,9 @@ func TestFigures(t *testing.T) {
 		t.Errorf("told %+v", told.deltas)
 	}
 	o.StatusText = "job-1"
+	o.Memory, o.CPUNS = &limit, &limit // of the last resync
 	h.Observe(o)
-	if u := h.Units()[0]; u.MemoryBytes == nil || *u.MemoryMaxBytes != 10 {
+	if u := h.Units()[0]; u.MemoryBytes == nil || *u.MemoryBytes != 5 || *u.CPUNS != 5 || *u.MemoryMaxBytes != 10 {
 		t.Errorf("a status took the figures away: %+v", u)
 	}
 	h.Observe(in("failed/failed", "1"))

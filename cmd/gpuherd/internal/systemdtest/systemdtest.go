@@ -229,6 +229,9 @@ func (s *Systemd) job(method, name, mode string) (dbus.ObjectPath, *dbus.Error) 
 	for k, v := range u.After {
 		u.Props[k] = v
 	}
+	if err := s.announce(u); err != nil {
+		return "", dbus.MakeFailedError(err)
+	}
 	// systemd too may announce the end before it answers the caller.
 	if err := s.conn.Emit(rootPath, manager+".JobRemoved", s.jobs, path, name, result); err != nil {
 		return "", dbus.MakeFailedError(err)

@@ -48,9 +48,10 @@ const (
 	Bad          // red: needs somebody
 	Faint        // of less interest
 	Strong       // headings
+	Marked       // picked out: selected, or found
 )
 
-var sgr = map[Style]string{Good: "\x1b[32m", Busy: "\x1b[33m", Bad: "\x1b[31m", Faint: "\x1b[2m", Strong: "\x1b[1m"}
+var sgr = map[Style]string{Good: "\x1b[32m", Busy: "\x1b[33m", Bad: "\x1b[31m", Faint: "\x1b[2m", Strong: "\x1b[1m", Marked: "\x1b[7m"}
 
 const reset = "\x1b[0m"
 

@@ -1,0 +1,217 @@
+package monit
+
+import (
+	"slices"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+
+	"gpuherd/cmd/gpuherd/internal/jobs"
+	"gpuherd/cmd/gpuherd/internal/selection"
+	"gpuherd/cmd/gpuherd/internal/terminal"
+	"gpuherd/monitor/state"
+)
+
+// The messages that the model takes, beside bubbletea's keys and sizes.
+type (
+	// A Snapshot is the herd as it is now.
+	Snapshot struct {
+		At      time.Time
+		Workers []Worker    // in the order in which they are shown
+		GPUs    []state.GPU // none where NoGPUs
+		NoGPUs  string      // why nothing is known of the GPUs; empty: it is
+		Lost    bool        // systemd cannot be asked now: Workers may be old
+		Events  []Line      // what happened since the last Snapshot
+	}
+
+	// LogLines are new lines of the journal.
+	LogLines struct {
+		Number int // of the Follow that they answer
+		Lines  []Line
+	}
+
+	// Details are everything of one worker.
+	Details struct {
+		Unit  string
+		Lines []string
+	}
+
+	// Done says what became of something that was asked for.
+	Done struct {
+		Text string
+		OK   bool
+	}
+)
+
+// A Worker is one row.
+type Worker struct {
+	state.Unit
+	CPU *float64 // of the last seconds, percent of one core; nil: not available
+}
+
+// An Effect is what the model wants to have done: one of the types below, or
+// nil.
+type Effect any
+
+// The effects. Answers to them come as messages.
+type (
+	// Follow asks for the log of the unit, and no more for that of another.
+	Follow struct {
+		Unit   string
+		Number int // tells one Follow from the next
+	}
+	// Describe asks for the Details of the unit.
+	Describe struct{ Unit string }
+	// Control asks systemd.
+	Control struct {
+		Verb jobs.Verb
+		Unit string
+	}
+	// Quit ends the screen.
+	Quit struct{}
+	// Suspend stops the process, as Ctrl+Z does anywhere.
+	Suspend struct{}
+)
+
+// kind is what a pane shows.
+type kind int
+
+const (
+	logs kind = iota
+	events
+	details
+	help
+	kinds
+)
+
+// prompt is what is being typed on the last line.
+type prompt int
+
+const (
+	noPrompt prompt = iota
+	searching
+	filtering
+)
+
+// A Model is the screen's state. Update takes what happens and View tells what
+// is to be seen; neither does any I/O.
+type Model struct {
+	host   string
+	screen terminal.Screen
+	cells  func(state.Unit, time.Time) Cells
+
+	width, height int
+
+	now    Snapshot // without its events
+	synced bool     // a Snapshot was told
+
+	selected string // unit
+	row      int    // its place among the workers
+	number   int    // of the last Follow
+
+	panes [kinds]pane
+	shown kind // pane
+	full  bool // it has the screen for itself
+	about string
+
+	typing prompt
+	typed  string
+	asking *Control // waits for a yes
+	note   Done     // told on the last line until a key is pressed
+}
+
+// NewModel returns a screen without workers. host is where they are; cells
+// returns what is written of a unit.
+func NewModel(host string, screen terminal.Screen, cells func(state.Unit, time.Time) Cells) Model {
+	m := Model{host: host, screen: screen, cells: cells, width: 80, height: 24}
+	for i := range m.panes {
+		m.panes[i].at = following
+	}
+	m.panes[help].add(helpLines()...)
+	return m
+}
+
+// Update takes one message and returns the screen after it, with what is to be
+// done.
+func (m Model) Update(msg tea.Msg) (Model, Effect) {
+	switch msg := msg.(type) {
+	case tea.WindowSizeMsg:
+		m.width, m.height = msg.Width, msg.Height
+	case tea.KeyPressMsg:
+		return m.key(msg)
+	case tea.PasteMsg:
+		if m.typing != noPrompt {
+			m.typed += msg.Content
+		}
+	case Snapshot:
+		return m.snapshot(msg)
+	case LogLines:
+		if msg.Number == m.number {
+			m.panes[logs].add(msg.Lines...)
+		}
+	case Details:
+		if m.shown == details && msg.Unit == m.about {
+			m.panes[details] = pane{at: 0}
+			for _, line := range msg.Lines {
+				m.panes[details].add(Line{Text: line})
+			}
+		}
+	case Done:
+		m.note = msg
+	}
+	return m, nil
+}
+
+func (m Model) snapshot(s Snapshot) (Model, Effect) {
+	m.panes[events].add(s.Events...)
+	s.Events = nil
+	m.now, m.synced = s, true
+	row := slices.IndexFunc(s.Workers, func(w Worker) bool { return w.Name == m.selected })
+	if row < 0 { // it has left, or this is the first snapshot
+		return m.choose(m.row)
+	}
+	m.row = row
+	return m, nil
+}
+
+// choose selects the worker in a row, or the one nearest to it.
+func (m Model) choose(row int) (Model, Effect) {
+	if len(m.now.Workers) == 0 {
+		m.row, m.selected = 0, ""
+		return m, nil
+	}
+	m.row = max(0, min(row, len(m.now.Workers)-1))
+	name := m.now.Workers[m.row].Name
+	if name == m.selected {
+		return m, nil
+	}
+	m.selected = name
+	m.number++
+	old := &m.panes[logs]
+	m.panes[logs] = pane{at: following, find: old.find, only: old.only, wrap: old.wrap}
+	return m, Follow{Unit: name, Number: m.number}
+}
+
+// worker returns the selected worker, nil where there is none.
+func (m Model) worker() *Worker {
+	if m.selected == "" {
+		return nil
+	}
+	return &m.now.Workers[m.row]
+}
+
+// gpu returns the GPU of a worker, nil where it has none or nothing is known.
+func (m Model) gpu(w *Worker) *state.GPU {
+	if w.GPU == nil {
+		return nil
+	}
+	for i := range m.now.GPUs {
+		if g := &m.now.GPUs[i]; g.Index == *w.GPU {
+			return g
+		}
+	}
+	return nil
+}
+
+// short is how a unit is called on the screen.
+func short(unit string) string { return terminal.Inert(selection.Short(unit)) }

@@ -1,0 +1,167 @@
+package monit
+
+import (
+	"fmt"
+	"strings"
+
+	"gpuherd/cmd/gpuherd/internal/terminal"
+)
+
+// The least that anything can be shown in.
+const (
+	leastWidth  = 40
+	leastHeight = 10
+)
+
+// View returns what is to be seen: a line for each row of the screen, none
+// wider than it.
+func (m Model) View() string {
+	if m.width < leastWidth || m.height < leastHeight {
+		return terminal.Cut(fmt.Sprintf("too small: %d×%d; 80×24 is enough", m.width, m.height), max(m.width, 0))
+	}
+	lines := []string{m.title()}
+	switch {
+	case m.full:
+	case !m.synced:
+		lines = append(lines, "", "  asking systemd…")
+	case len(m.now.Workers) == 0:
+		lines = append(lines, "", "  the herd is empty; `gpuherd explain` says why")
+	default:
+		lines = append(lines, m.table(m.tableHeight())...)
+	}
+	lines = append(lines, m.paneTitle())
+	lines = append(lines, m.panes[m.shown].render(m.screen, m.width, m.paneHeight())...)
+	return strings.Join(append(lines, m.foot()), "\n")
+}
+
+// tableHeight is how many workers are shown.
+func (m Model) tableHeight() int {
+	if m.full {
+		return 0
+	}
+	return min(len(m.now.Workers), max(3, (m.height-4)/2))
+}
+
+// paneHeight is how many lines of the pane are shown: all below the title, the
+// table with its titles, and the pane's own title, but for the last line.
+func (m Model) paneHeight() int {
+	above := 2
+	if !m.full {
+		above += 1 + max(m.tableHeight(), 1)
+	}
+	return max(1, m.height-above-1)
+}
+
+// title is the first line: whose workers these are, and what is not well.
+func (m Model) title() string {
+	active, failed := 0, 0
+	for i := range m.now.Workers {
+		switch m.now.Workers[i].Active {
+		case "active":
+			active++
+		case "failed":
+			failed++
+		}
+	}
+	left := fmt.Sprintf("%s: %d workers, %d active, %d failed", terminal.Inert(m.host), len(m.now.Workers), active, failed)
+	right, style := "", terminal.Faint
+	switch {
+	case m.now.Lost:
+		right, style = "systemd does not answer, this is old", terminal.Bad
+	case m.now.NoGPUs != "":
+		right = "GPU figures: not available"
+	}
+	left = terminal.Cut(left, m.width)
+	room := m.width - terminal.Width(left) - len(gap)
+	if right == "" || room <= 0 {
+		return m.screen.Paint(terminal.Strong, left)
+	}
+	right = terminal.Cut(right, room)
+	space := strings.Repeat(" ", m.width-terminal.Width(left)-terminal.Width(right))
+	return m.screen.Paint(terminal.Strong, left) + space + m.screen.Paint(style, right)
+}
+
+// paneTitle says what the pane shows, and how.
+func (m Model) paneTitle() string {
+	p := &m.panes[m.shown]
+	what := ""
+	switch m.shown {
+	case logs:
+		what = "log"
+		if m.selected != "" {
+			what += " of " + short(m.selected)
+		}
+	case events:
+		what = "events since this screen was opened"
+	case details:
+		what = "details of " + short(m.about)
+	case help:
+		what = "help"
+	}
+	parts := []string{what}
+	switch {
+	case m.shown != logs && m.shown != events:
+	case p.at == following:
+		parts = append(parts, "following")
+	default:
+		parts = append(parts, "stopped, f follows")
+	}
+	if p.only.set() {
+		parts = append(parts, "only "+p.only.quoted())
+	}
+	if p.find.set() {
+		parts = append(parts, "search "+p.find.quoted())
+	}
+	if status := m.status(); m.shown == logs && status != "" {
+		parts = append(parts, status)
+	}
+	text := terminal.Cut("── "+strings.Join(parts, " ── ")+" ", m.width)
+	return m.screen.Paint(terminal.Strong, text+strings.Repeat("─", m.width-terminal.Width(text)))
+}
+
+// foot is the last line: a question, what is typed, news, or the keys.
+func (m Model) foot() string {
+	switch {
+	case m.asking != nil:
+		text := fmt.Sprintf("%s %s? y yes, n no", m.asking.Verb, short(m.asking.Unit))
+		return m.screen.Paint(terminal.Busy, terminal.Cut(text, m.width))
+	case m.typing == searching:
+		return m.prompt("search: ")
+	case m.typing == filtering:
+		return m.prompt("only lines with: ")
+	case m.note.Text != "":
+		style := terminal.Plain
+		if !m.note.OK {
+			style = terminal.Bad
+		}
+		return m.screen.Paint(style, terminal.Cut(terminal.Inert(m.note.Text), m.width))
+	case m.shown == help || m.shown == details:
+		return m.screen.Paint(terminal.Faint, terminal.Cut("j k scroll  / search  Esc back  Ctrl+C quit", m.width))
+	}
+	text := "Enter details  l log  e events  / search  r restart  s stop  ? help  q quit"
+	if w := m.worker(); w != nil && (w.Active == "inactive" || w.Active == "failed") {
+		text = strings.Replace(text, "s stop", "s start", 1)
+	}
+	if wide := "j k worker  " + strings.Replace(text, "r restart", "& filter  f follow  w wrap  r restart", 1); terminal.Width(wide) <= m.width {
+		text = wide
+	}
+	return m.screen.Paint(terminal.Faint, terminal.Cut(text, m.width))
+}
+
+// prompt shows the end of what is typed, with a cursor of its own.
+func (m Model) prompt(label string) string {
+	typed := terminal.Inert(m.typed)
+	for terminal.Width(label)+terminal.Width(typed)+1 > m.width && typed != "" {
+		_, typed = cutFirst(typed)
+	}
+	return label + typed + "█"
+}
+
+func cutFirst(text string) (first, rest string) {
+	for i := range text {
+		if i > 0 {
+			return text[:i], text[i:]
+		}
+	}
+	return text, ""
+}

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gpuherd/cmd/gpuherd/internal/systemdtest"
+	"gpuherd/monitor/state"
+)
+
+// A screen is a terminal of tmux with a program on it.
+type screen struct {
+	t      *testing.T
+	socket string
+}
+
+// newScreen runs a shell command on a terminal of 80×24. Its environment is
+// the test's, and env.
+func newScreen(t *testing.T, command string, env ...string) *screen {
+	t.Helper()
+	if _, err := exec.LookPath("tmux"); err != nil {
+		t.Fatal("no tmux: apt-get install tmux")
+	}
+	dir, err := os.MkdirTemp("", "tmux") // t.TempDir's path may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &screen{t, filepath.Join(dir, "s")}
+	conf := filepath.Join(dir, "conf")
+	if err := os.WriteFile(conf, []byte("set -g status off\nset -g escape-time 0\nset -g default-terminal screen-256color\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := s.tmux("-u", "-f", conf, "new-session", "-d", "-x", "80", "-y", "24", command)
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "TMUX") || strings.HasPrefix(v, "NO_COLOR")
+	}), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("tmux: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		_ = s.tmux("kill-server").Run()
+		_ = os.RemoveAll(dir)
+	})
+	return s
+}
+
+func (s *screen) tmux(args ...string) *exec.Cmd {
+	return exec.CommandContext(context.Background(), "tmux", append([]string{"-S", s.socket}, args...)...)
+}
+
+func (s *screen) capture(args ...string) string {
+	s.t.Helper()
+	out, err := s.tmux(append([]string{"capture-pane", "-p"}, args...)...).Output()
+	if err != nil {
+		s.t.Fatalf("tmux capture-pane: %v", err)
+	}
+	return string(out)
+}
+
+// sees waits until all patterns match what the terminal shows, and returns that.
+func (s *screen) sees(patterns ...string) string {
+	s.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		shown := s.capture()
+		missing := ""
+		for _, p := range patterns {
+			if !regexp.MustCompile(p).MatchString(shown) {
+				missing = p
+			}
+		}
+		if missing == "" {
+			return shown
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("never seen: %s\n%s", missing, shown)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (s *screen) keys(keys ...string) {
+	s.t.Helper()
+	if out, err := s.tmux(append([]string{"send-keys"}, keys...)...).CombinedOutput(); err != nil {
+		s.t.Fatalf("tmux send-keys: %v: %s", err, out)
+	}
+}
+
+// golden waits until the terminal shows what testdata/monit has.
+func (s *screen) golden(name string, patterns ...string) {
+	s.t.Helper()
+	file := filepath.Join("testdata/monit", name)
+	shown := anyHost(s.sees(patterns...))
+	if *update {
+		if err := os.WriteFile(file, []byte(shown), 0o644); err != nil {
+			s.t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		s.t.Fatalf("%v; go test -update writes it", err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); shown != string(want) && time.Now().Before(deadline); shown = anyHost(s.capture()) {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if diff := cmp.Diff(string(want), shown); diff != "" {
+		s.t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+// anyHost takes the host's name out of the first line, and the space that
+// depends on it.
+func anyHost(shown string) string {
+	title, rest, _ := strings.Cut(shown, "\n")
+	_, title, _ = strings.Cut(title, ": ")
+	return "HOST: " + strings.Join(strings.Fields(title), " ") + "\n" + rest
+}
+
+const journalOfScreens = `#!/bin/sh
+# The journal of a worker, with what a terminal would obey.
+for word; do unit=${word#--unit=}; done
+i=0
+while [ $i -lt 40 ]; do
+	echo "{\"MESSAGE\":\"$unit step $i\",\"PRIORITY\":\"6\",\"__REALTIME_TIMESTAMP\":\"$((1777636800 + i))000000\"}"
+	i=$((i + 1))
+done
+echo '{"MESSAGE":[27,91,50,74,27,93,48,59,111,7,98,111,111],"PRIORITY":"3","__REALTIME_TIMESTAMP":"1777636840000000"}'
+echo '{"MESSAGE":"\u001b[32mgreen\u001b[0m again","PRIORITY":"6","__REALTIME_TIMESTAMP":"1777636841000000"}'
+exec sleep 600
+`
+
+// TestMonit drives the screen as a person does.
+func TestMonit(t *testing.T) {
+	t.Parallel()
+	units := herdOfScripts()
+	for i := range units {
+		if units[i].Name == "redis-worker@0.service" {
+			units[i].After = map[string]any{"NRestarts": uint32(1), "StatusText": "fresh"}
+		}
+	}
+	systemd := systemdtest.Start(t, units...)
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "journalctl"), []byte(journalOfScreens), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := newScreen(t, "gpuherd monit; echo rc=$?; exec sleep 600",
+		"DBUS_SYSTEM_BUS_ADDRESS="+systemd.Address, "PATH="+bin+":"+os.Getenv("PATH"), "TZ=UTC",
+		"REDIS_URL=redis://127.0.0.1:1", "SHELL=/bin/sh")
+
+	s.golden("open.80x24", "comfyui@1.* step 39", "boo", "not available")
+	s.keys("j", "j", "j")
+	s.golden("worker.80x24", "log of redis-worker@0", "redis-worker@0.service step 39")
+	s.keys("/", "step 3", "Enter", "n")
+	s.golden("search.80x24", ">12:00:38")
+	// An escape that keys follow at once would be Alt with the first of them.
+	s.keys("Escape")
+	s.sees("stopped, f follows ── job")
+	s.keys("&", "STEP 2")
+	s.sees("only lines with: STEP 2")
+	s.keys("Escape")
+	s.sees("Enter details")
+	s.keys("&", "step 2", "Enter")
+	s.golden("filter.80x24", "only \"step 2\"")
+	s.keys("Escape")
+	s.sees("stopped, f follows ── job")
+	s.keys("l")
+	s.golden("log.80x24", "step 25")
+	s.keys("l", "Enter")
+	s.sees("details of redis-worker@0", "Unit: redis-worker@0.service", `Service file: /usr/lib`, `HF_TOKEN=\*\*\*`)
+	s.keys("q", "?")
+	s.golden("help.80x24", "Esc +back: ends")
+	s.keys("Escape")
+	s.sees("log of redis-worker@0")
+
+	// Nothing is asked of systemd before the answer.
+	s.keys("r")
+	s.golden("question.80x24", `restart redis-worker@0\? y yes, n no`)
+	s.keys("n")
+	s.sees("left as it is")
+	if calls := systemd.Calls(); len(calls) > 0 {
+		t.Errorf("asked of systemd before the answer: %q", calls)
+	}
+	s.keys("r", "y")
+	s.sees(`redis-worker@0: restarted in \d+ms`, "── fresh")
+	s.keys("k", "k", "s", "y")
+	s.sees("guarded: systemd does not let you stop it; run gpuherd as root")
+	if diff := cmp.Diff([]string{"RestartUnit redis-worker@0.service replace", "StopUnit guarded.service replace"}, systemd.Calls()); diff != "" {
+		t.Errorf("asked of systemd (-want +got):\n%s", diff)
+	}
+
+	// What changes is seen as it does, in the table and among the events.
+	systemd.Change(t, "redis-worker@10.service", map[string]any{
+		"ActiveState": "failed", "SubState": "failed", "Result": "signal", "ExecMainCode": int32(2), "ExecMainStatus": int32(9),
+		"StateChangeTimestamp": uint64(1777636900000000), "StateChangeTimestampMonotonic": uint64(5),
+	})
+	s.sees("2 failed", "redis-worker@10  failed")
+	s.keys("e")
+	s.golden("events.80x24", "redis-worker@10 failed: signal 9")
+	if out, err := s.tmux("resize-window", "-x", "200", "-y", "50").CombinedOutput(); err != nil {
+		t.Fatalf("tmux resize-window: %v: %s", err, out)
+	}
+	s.golden("events.200x50", "STATUS", "q quit")
+	s.keys("e")
+	s.golden("wide.200x50", "log of guarded", `guarded.service step 2\s`)
+	if coloured := s.capture("-e"); !strings.Contains(coloured, "\x1b[31m") {
+		t.Errorf("nothing is red: %q", coloured)
+	}
+	if out, err := s.tmux("resize-window", "-x", "80", "-y", "24").CombinedOutput(); err != nil {
+		t.Fatalf("tmux resize-window: %v: %s", err, out)
+	}
+	s.sees("guarded.service step 39", "q quit")
+
+	s.keys("q")
+	s.sees("^rc=0")
+}
+
+// TestMonitEndsBySignal: the terminal is left as it was.
+func TestMonitEndsBySignal(t *testing.T) {
+	t.Parallel()
+	systemd := systemdtest.Start(t, herdOfScripts()...)
+	s := newScreen(t, "echo before; sh -c 'echo $$ >$PIDFILE; exec gpuherd monit redis-worker'; echo rc=$?; exec sleep 600",
+		"DBUS_SYSTEM_BUS_ADDRESS="+systemd.Address, "PATH="+os.Getenv("PATH"), "PIDFILE="+filepath.Join(t.TempDir(), "pid"),
+		"REDIS_URL=redis://127.0.0.1:1", "SHELL=/bin/sh", "NO_COLOR=1")
+	s.sees("2 workers, 2 active", "redis-worker@10", "log of redis-worker@0")
+	if shown := s.capture("-e"); strings.Contains(shown, "\x1b") {
+		t.Errorf("colours in spite of NO_COLOR: %q", shown)
+	}
+	out, err := s.tmux("show-environment", "-g", "PIDFILE").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := os.ReadFile(strings.TrimSpace(strings.TrimPrefix(string(out), "PIDFILE=")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("kill", strings.TrimSpace(string(pid))).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s.sees("^before\nrc=0")
+}
+
+// TestMonitSuspends: Ctrl+Z gives the shell its terminal, and fg the screen.
+func TestMonitSuspends(t *testing.T) {
+	t.Parallel()
+	systemd := systemdtest.Start(t, herdOfScripts()...)
+	s := newScreen(t, "exec bash --norc -i", "DBUS_SYSTEM_BUS_ADDRESS="+systemd.Address, "REDIS_URL=redis://127.0.0.1:1")
+	const prompt = `bash\S*[#$]\s*$`
+	s.sees(prompt)
+	s.keys("gpuherd monit", "Enter")
+	s.sees("6 workers", "Enter details")
+	s.keys("C-z")
+	s.sees("Stopped", prompt)
+	s.keys("fg", "Enter")
+	s.sees("6 workers", "Enter details")
+	s.keys("j", "q")
+	s.sees(prompt)
+}
+
+func TestMonitored(t *testing.T) {
+	t.Parallel()
+	names := []string{"b.service", "gpuherd-monitor.service", "w@10.service", "w@2.service"}
+	for _, tc := range []struct {
+		words []string
+		all   bool
+		want  []string
+	}{
+		{nil, false, []string{"b.service", "w@2.service", "w@10.service"}},
+		{nil, true, []string{"b.service", "gpuherd-monitor.service", "w@2.service", "w@10.service"}},
+		{[]string{"w", "2", "gone"}, false, []string{"w@2.service", "w@10.service"}},
+		{[]string{"gpuherd-monitor"}, false, []string{"gpuherd-monitor.service"}},
+	} {
+		t.Run(fmt.Sprint(tc.words, tc.all), func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(tc.want, monitored(names, tc.words, tc.all)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestMonitCells(t *testing.T) {
+	t.Parallel()
+	memory, limit := uint64(1900<<20), uint64(2<<30)
+	c := monitCells(state.Unit{Active: "active", Sub: "running", SinceMS: now.Add(-time.Minute).UnixMilli(), Restarts: 2, MemoryBytes: &memory, MemoryMaxBytes: &limit, StatusText: "idle"}, now)
+	got := []string{c.State.Text, c.Uptime.Text, c.Restarts.Text, c.Memory.Text, c.Status.Text}
+	if diff := cmp.Diff([]string{"running", "1m", "2", "1.855G/2G", "idle"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if strings.ContainsFunc(strings.Join(got, ""), unicode.IsControl) {
+		t.Errorf("control characters in %q", got)
+	}
+}
