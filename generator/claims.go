@@ -132,7 +132,7 @@ func (r *Result) Clashes(root string) unitfile.Problems {
 		if strings.Contains(f.Path, "/") {
 			continue
 		}
-		for _, dir := range []string{"/run/systemd/generator.early", "/run/systemd/generator"} {
+		for _, dir := range []string{"/run/systemd/generator.early", "/" + plan.GeneratorDir} {
 			name := dir + "/" + f.Path
 			if data, err := rootfs.ReadFile(root, name, rootfs.MaxFile); err == nil && !isOurs(data) {
 				problems = append(problems, &unitfile.Problem{

@@ -10,6 +10,10 @@ import (
 	"gpuherd/generator/unitfile"
 )
 
+// GeneratorDir is where systemd has our generator write, below the root
+// (systemd.generator(7), "normal-dir").
+const GeneratorDir = "run/systemd/generator"
+
 // Target is the unit that wants every unit of the herd.
 const Target = "gpuherd.target"
 

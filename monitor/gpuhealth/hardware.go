@@ -2,10 +2,16 @@ package gpuhealth
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"gpuherd/generator/plan"
 )
 
 // Every is how often a Hardware looks.
@@ -15,6 +21,10 @@ const Every = 2 * time.Second
 // that changes: for containers, which have no udev, and for MIG devices, which
 // come and go without an event. Where the inventory then still tells otherwise
 // it asks again, a few times.
+//
+// It asks as well where systemd reloaded and lost the herd: on a host so busy
+// that the generator ran out of time it has written nothing, workers go on but
+// are not restarted, and nothing else would have systemd reload again.
 type Hardware struct {
 	Root      string // of the file system: "/"
 	Container bool   // the machine is one
@@ -25,6 +35,8 @@ type Hardware struct {
 	inventory file
 	lister    lister
 	last      []string        // shown last; nil: nothing yet
+	planned   bool            // the generator has written units
+	missing   int             // looks since they were there
 	asked     int             // times since the last change
 	pending   bool            // a request is due
 	next      time.Time       // when to ask again at the earliest
@@ -38,6 +50,9 @@ const (
 	// askMost is how often it is asked for one change: a GPU that never
 	// answers is not worth a rescan for ever.
 	askMost = 6
+	// lostAfter is at how many looks in a row the units must be missing: they
+	// are, for a moment, while systemd runs its generators.
+	lostAfter = 2
 )
 
 // String names the task.
@@ -72,6 +87,10 @@ func (h *Hardware) look(now time.Time) {
 		h.complain("cannot list GPUs", err)
 	}
 	differences := differ(shown, inv, h.Container)
+	lost := h.lost()
+	if lost {
+		differences = append(differences, "the generator has written no units")
+	}
 	first := h.last == nil
 	came, went := without(shown, h.last), without(h.last, shown)
 	h.last = slices.Concat([]string{}, shown) // never nil
@@ -83,6 +102,9 @@ func (h *Hardware) look(now time.Time) {
 		}
 	case len(came)+len(went) > 0:
 		h.Log.Info("the GPUs have changed, asking for a rescan", "came", strings.Join(came, ", "), "went", strings.Join(went, ", "))
+		h.asked, h.pending = 0, true
+	case lost && h.missing == lostAfter:
+		h.Log.Warn("systemd has reloaded, and the generator has written none of the units that were there; asking for a rescan")
 		h.asked, h.pending = 0, true
 	case len(differences) == 0:
 		h.asked, h.next = 0, now.Add(askAgain)
@@ -97,6 +119,19 @@ func (h *Hardware) look(now time.Time) {
 	if h.pending {
 		h.ask(now)
 	}
+}
+
+// lost reports whether the generator wrote units before, and none at systemd's
+// last reload.
+func (h *Hardware) lost() bool {
+	_, err := os.Stat(filepath.Join(h.Root, plan.GeneratorDir, plan.Target+".wants"))
+	switch {
+	case err == nil:
+		h.planned, h.missing = true, 0
+	case h.planned && errors.Is(err, fs.ErrNotExist):
+		h.missing++
+	}
+	return h.missing >= lostAfter
 }
 
 func (h *Hardware) ask(now time.Time) {

@@ -293,6 +293,35 @@ func TestAsksAgainWithinBounds(t *testing.T) {
 	w.after(time.Minute, 1)
 }
 
+// Where a reload of systemd loses the units, since the generator had no time,
+// another one brings them back.
+func TestAsksWhereUnitsAreLost(t *testing.T) {
+	t.Parallel()
+	w := newWatch(t)
+	w.gpu(0x17, 0)
+	w.tell(gpu.SourceNVML, gpu.GPU{PCI: address(0x17), NUMANode: -1})
+	w.after(0, 0) // none yet: setup will see to it
+	w.after(Every, 0)
+	w.after(Every, 0)
+	const units = "run/systemd/generator/gpuherd.target.wants"
+	w.mkdir(units)
+	w.after(Every, 0)
+	w.remove(units) // by a reload
+	w.after(Every, 0)
+	w.mkdir(units)
+	w.after(Every, 0)
+	w.remove(units)
+	w.after(Every, 0)
+	w.after(Every, 1)
+	w.after(Every, 0)
+	w.after(time.Minute, 1)
+	w.mkdir(units)
+	w.after(time.Hour, 0)
+	w.remove(units)
+	w.after(Every, 0)
+	w.after(Every, 1)
+}
+
 func TestRequestFails(t *testing.T) {
 	t.Parallel()
 	w := newWatch(t)

@@ -13,29 +13,32 @@ type hierarchy struct {
 type file struct {
 	name string
 	take func(u *Usage, data []byte) error
+	live bool // herds are watched by it: it is read every time
 }
 
 const mountV2 = "sys/fs/cgroup"
 
 // unified is v2. Every group but the root one has the file cgroup.events.
 var unified = []hierarchy{{mountV2, "cgroup.events", []file{
-	{"memory.current", number(func(u *Usage) **uint64 { return &u.MemoryBytes })},
-	{"memory.peak", number(func(u *Usage) **uint64 { return &u.MemoryPeakBytes })},
-	{"memory.max", number(func(u *Usage) **uint64 { return &u.MemoryMaxBytes })},
-	{"memory.events", func(u *Usage, data []byte) error {
+	{name: "memory.current", live: true, take: number(func(u *Usage) **uint64 { return &u.MemoryBytes })},
+	{name: "memory.peak", take: number(func(u *Usage) **uint64 { return &u.MemoryPeakBytes })},
+	{name: "memory.max", take: number(func(u *Usage) **uint64 { return &u.MemoryMaxBytes })},
+	{name: "memory.events", take: func(u *Usage, data []byte) error {
 		return errors.Join(key(data, "oom_kill", &u.OOMKills), key(data, "max", &u.LimitHits))
 	}},
-	{"cpu.stat", func(u *Usage, data []byte) error {
-		if err := key(data, "usage_usec", &u.CPUNS); err != nil || u.CPUNS == nil {
-			return err
+	{name: "cpu.stat", live: true, take: func(u *Usage, data []byte) error {
+		var us *uint64
+		err := key(data, "usage_usec", &us)
+		if us != nil {
+			*us *= 1000
+			u.CPUNS = us
 		}
-		*u.CPUNS *= 1000
-		return nil
+		return err
 	}},
-	{"pids.current", number(func(u *Usage) **uint64 { return &u.Tasks })},
-	{"memory.pressure", stalls(func(u *Usage) **Stalls { return &u.Pressure.Memory })},
-	{"cpu.pressure", stalls(func(u *Usage) **Stalls { return &u.Pressure.CPU })},
-	{"io.pressure", stalls(func(u *Usage) **Stalls { return &u.Pressure.IO })},
+	{name: "pids.current", take: number(func(u *Usage) **uint64 { return &u.Tasks })},
+	{name: "memory.pressure", take: stalls(func(u *Usage) **Stalls { return &u.Pressure.Memory })},
+	{name: "cpu.pressure", take: stalls(func(u *Usage) **Stalls { return &u.Pressure.CPU })},
+	{name: "io.pressure", take: stalls(func(u *Usage) **Stalls { return &u.Pressure.IO })},
 }}}
 
 // Hierarchies of v1. cpuacct is a link where it shares a hierarchy with cpu.
@@ -52,18 +55,18 @@ const unlimited = 1 << 62
 // legacy is v1.
 var legacy = []hierarchy{
 	{mountMemory, "", []file{
-		{"memory.usage_in_bytes", number(func(u *Usage) **uint64 { return &u.MemoryBytes })},
-		{"memory.max_usage_in_bytes", number(func(u *Usage) **uint64 { return &u.MemoryPeakBytes })},
-		{"memory.limit_in_bytes", func(u *Usage, data []byte) error {
+		{name: "memory.usage_in_bytes", live: true, take: number(func(u *Usage) **uint64 { return &u.MemoryBytes })},
+		{name: "memory.max_usage_in_bytes", take: number(func(u *Usage) **uint64 { return &u.MemoryPeakBytes })},
+		{name: "memory.limit_in_bytes", take: func(u *Usage, data []byte) error {
 			err := parse(data, &u.MemoryMaxBytes)
 			if u.MemoryMaxBytes != nil && *u.MemoryMaxBytes >= unlimited {
 				u.MemoryMaxBytes = nil
 			}
 			return err
 		}},
-		{"memory.oom_control", func(u *Usage, data []byte) error { return key(data, "oom_kill", &u.OOMKills) }},
-		{"memory.failcnt", number(func(u *Usage) **uint64 { return &u.LimitHits })},
+		{name: "memory.oom_control", take: func(u *Usage, data []byte) error { return key(data, "oom_kill", &u.OOMKills) }},
+		{name: "memory.failcnt", take: number(func(u *Usage) **uint64 { return &u.LimitHits })},
 	}},
-	{mountCPUAcct, "", []file{{"cpuacct.usage", number(func(u *Usage) **uint64 { return &u.CPUNS })}}},
-	{mountPIDs, "", []file{{"pids.current", number(func(u *Usage) **uint64 { return &u.Tasks })}}},
+	{mountCPUAcct, "", []file{{name: "cpuacct.usage", live: true, take: number(func(u *Usage) **uint64 { return &u.CPUNS })}}},
+	{mountPIDs, "", []file{{name: "pids.current", take: number(func(u *Usage) **uint64 { return &u.Tasks })}}},
 }

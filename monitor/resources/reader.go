@@ -18,6 +18,7 @@ const bufSize = 4096
 // call, where opening and closing it anew costs two more, dearer ones.
 type reader struct {
 	root string
+	all  bool // read every file, and not just the live ones
 	buf  []byte
 	most int               // groups to keep open
 	kept map[string]*group // by control group
@@ -56,7 +57,7 @@ func (r *reader) usage(controlGroup string) (Usage, error) {
 		return Usage{}, fmt.Errorf("%w: control group %q", ErrNotAvailable, controlGroup)
 	}
 	if g := r.kept[controlGroup]; g != nil {
-		u, err := g.read(r.buf)
+		u, err := g.read(r.buf, r.all)
 		if err == nil {
 			return u, nil
 		}
@@ -70,7 +71,7 @@ func (r *reader) usage(controlGroup string) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	u, err := g.read(r.buf)
+	u, err := g.read(r.buf, r.all)
 	if err != nil || len(r.kept) >= r.most {
 		g.close()
 	} else {
@@ -100,12 +101,12 @@ func (r *reader) drop(controlGroup string) {
 
 // open opens a control group. The error is ErrNotAvailable where there is none.
 func (r *reader) open(controlGroup string) (*group, error) {
-	g := &group{version: V2}
+	g := &group{usage: Usage{Version: V2}}
 	if err := g.open(r.root, unified, controlGroup); err != nil || len(g.folders) > 0 {
 		return g, err
 	}
 	// A host with v2 alone has no hierarchies to search in.
-	g.version = V1
+	g.usage.Version = V1
 	if err := g.open(r.root, legacy, controlGroup); err != nil || len(g.folders) > 0 {
 		return g, err
 	}
@@ -114,8 +115,8 @@ func (r *reader) open(controlGroup string) (*group, error) {
 
 // A group is an open control group, in all its hierarchies that have it.
 type group struct {
-	version string
 	folders []folder
+	usage   Usage // what was read last
 }
 
 type folder struct {
@@ -126,8 +127,8 @@ type folder struct {
 	reads int   // how often it was read
 }
 
-// lookAgain is how many times a group is read until the files that it lacked
-// are looked for again.
+// lookAgain is how many times a group is read until all its files are, and
+// those that it lacked are looked for.
 const lookAgain = 12
 
 // open opens the group in those of hierarchies that have it.
@@ -172,22 +173,27 @@ func (g *group) close() {
 	g.folders = nil
 }
 
-// read reads all files. The error is ENODEV where the group was removed.
-func (g *group) read(buf []byte) (Usage, error) {
-	u := Usage{Version: g.version}
+// read reads the live files, or all. The error is ENODEV where the group was
+// removed.
+func (g *group) read(buf []byte, all bool) (Usage, error) {
+	u := &g.usage
 	for i := range g.folders {
-		if err := g.folders[i].read(buf, &u); err != nil {
+		if err := g.folders[i].read(buf, u, all); err != nil {
 			return Usage{}, err
 		}
 	}
-	return u, nil
+	// What was read last of the peak may be older than the figure.
+	if u.MemoryPeakBytes != nil && u.MemoryBytes != nil && *u.MemoryPeakBytes < *u.MemoryBytes {
+		u.MemoryPeakBytes = u.MemoryBytes
+	}
+	return *u, nil
 }
 
-func (f *folder) read(buf []byte, u *Usage) error {
+func (f *folder) read(buf []byte, u *Usage, all bool) error {
 	look := f.reads%lookAgain == 0
 	f.reads++
 	for i, file := range f.files {
-		if f.open[i] < 0 && !look {
+		if f.open[i] < 0 && !look || !file.live && !all && !look {
 			continue
 		}
 		n, err := f.pread(i, buf)

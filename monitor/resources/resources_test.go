@@ -162,6 +162,46 @@ func TestSampler(t *testing.T) {
 	}
 }
 
+// At rest only those files are read that herds are watched by; the others where
+// somebody asks, and now and then.
+func TestLiveFiles(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	lay(t, root, mountV2+"/g", map[string]string{"cgroup.events": "", "memory.current": "1\n", "memory.peak": "1\n", "cpu.stat": "usage_usec 1\n", "pids.current": "1\n"})
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(root, mountV2, "g", name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newReader(root, 1)
+	defer r.close()
+	want := func(when string, memory, peak, cpuNS, tasks uint64) {
+		t.Helper()
+		u, err := r.usage("/g")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []uint64{*u.MemoryBytes, *u.MemoryPeakBytes, *u.CPUNS, *u.Tasks}
+		if diff := cmp.Diff([]uint64{memory, peak, cpuNS, tasks}, got); diff != "" {
+			t.Errorf("%s: memory, its peak, CPU, tasks (-want +got):\n%s", when, diff)
+		}
+	}
+	want("first", 1, 1, 1000, 1)
+	for name, text := range map[string]string{"memory.current": "5\n", "memory.peak": "7\n", "cpu.stat": "usage_usec 2\n", "pids.current": "3\n"} {
+		write(name, text)
+	}
+	want("at rest", 5, 5, 2000, 1)
+	r.all = true
+	want("asked for", 5, 7, 2000, 3)
+	r.all = false
+	write("pids.current", "4\n")
+	for range lookAgain - 3 {
+		want("at rest", 5, 7, 2000, 3)
+	}
+	want("now and then", 5, 7, 2000, 4)
+}
+
 // Figures of the kernel itself, where this machine lets a test make a control
 // group.
 func TestKernel(t *testing.T) {

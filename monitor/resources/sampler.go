@@ -26,14 +26,17 @@ type Sample struct {
 	Err error // why there is none; ErrNotAvailable where the unit does not run
 }
 
-// A Sampler reads the figures of all units now and then.
+// A Sampler reads the figures of all units now and then: those that tell how a
+// herd is every time, the others, most of the work, as often only while somebody
+// asks for them, and else once in lookAgain times.
 type Sampler struct {
 	Root  string        // of the file system: "/"
 	Every time.Duration // 0: Every
 	Herd  Herd
 	Log   *slog.Logger
 
-	last atomic.Pointer[map[string]Sample]
+	last  atomic.Pointer[map[string]Sample]
+	asked atomic.Bool // since the Sampler looked last
 }
 
 // String names the task.
@@ -42,6 +45,11 @@ func (s *Sampler) String() string { return "resource sampler" }
 // Samples returns the last Sample of each unit by name. The map is for reading
 // only.
 func (s *Sampler) Samples() map[string]Sample {
+	s.asked.Store(true)
+	return s.samples()
+}
+
+func (s *Sampler) samples() map[string]Sample {
 	if last := s.last.Load(); last != nil {
 		return *last
 	}
@@ -69,7 +77,8 @@ func (s *Sampler) Run(ctx context.Context) error {
 }
 
 func (s *Sampler) sample(r *reader) {
-	before := s.Samples()
+	before := s.samples()
+	r.all = s.asked.Swap(false)
 	groups := s.Herd.ControlGroups()
 	samples := make(map[string]Sample, len(groups))
 	figures := make(map[string]state.Figures, len(groups))

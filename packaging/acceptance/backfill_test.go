@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -83,7 +82,7 @@ func (h *herd) join(units map[string]string) {
 // do does something to a unit as a person would, who does not mind whether it
 // goes well, and waits for its end.
 func (h *herd) do(verb, name string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	done := make(chan string, 1)
 	var err error
@@ -139,7 +138,7 @@ func TestBackfilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		if tt.killed {
-			eventually(t, 20*time.Second, "the monitor has noted how far it told", func() error { return noted(before) })
+			eventually(t, "the monitor has noted how far it told", func() error { return noted(before) })
 			h.kill(monitorUnit)
 		}
 		h.do("stop", monitorUnit) // also where it waits for its restart
@@ -154,12 +153,12 @@ func TestBackfilled(t *testing.T) {
 		}
 
 		h.do("kill", "past-simple.service")
-		eventually(t, 20*time.Second, "it is back", func() error {
+		eventually(t, "it is back", func() error {
 			return h.replaced(unit{Name: "past-simple.service", Invocation: before["past-simple.service"].InvocationID})
 		})
 		h.do("restart", "past-notify.service")
 		h.do("start", "past-fails.service")
-		eventually(t, 20*time.Second, "it has failed", func() error {
+		eventually(t, "it has failed", func() error {
 			u, err := h.unit("past-fails.service")
 			if err == nil && u.Active != "failed" {
 				err = fmt.Errorf("it is %+v", u)
@@ -217,7 +216,7 @@ func TestBackfilled(t *testing.T) {
 // same waits until Redis tells the same as systemd of every unit.
 func (h *herd) same() {
 	h.t.Helper()
-	eventually(h.t, 30*time.Second, "Redis tells what systemd does", func() error {
+	eventually(h.t, "Redis tells what systemd does", func() error {
 		names, err := h.herd()
 		if err == nil {
 			err = h.differ(names)

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"gpuherd/generator/gpu"
 )
@@ -89,7 +88,7 @@ func TestGPUsAreTold(t *testing.T) {
 	if len(want) < 2 {
 		t.Fatalf("the inventory has %v", inventory.GPUs)
 	}
-	eventually(t, time.Minute, "the GPUs in Redis", func() error {
+	eventually(t, "the GPUs in Redis", func() error {
 		got, err := h.redis.gpus()
 		if err == nil && !maps.Equal(got, want) {
 			err = fmt.Errorf("Redis has %v, want %v", got, want)

@@ -213,7 +213,7 @@ func TestSaveAndResurrect(t *testing.T) {
 	}()
 	is := func(active string) {
 		t.Helper()
-		eventually(t, 30*time.Second, last+" "+active, func() error {
+		eventually(t, last+" "+active, func() error {
 			if u := h.mustUnit(last); u.Active != active {
 				return fmt.Errorf("it is %s/%s", u.Active, u.Sub)
 			}
@@ -234,7 +234,7 @@ func TestSaveAndResurrect(t *testing.T) {
 	// What a boot does.
 	h.stop(target)
 	for _, worker := range append([]string{monitorUnit, "gpuherd-up.service"}, workers...) {
-		eventually(t, time.Minute, worker+" stops", func() error {
+		eventually(t, worker+" stops", func() error {
 			if u := h.mustUnit(worker); u.Active != "inactive" {
 				return fmt.Errorf("it is %s/%s", u.Active, u.Sub)
 			}
@@ -243,7 +243,7 @@ func TestSaveAndResurrect(t *testing.T) {
 	}
 	h.start(target)
 	for _, worker := range append([]string{monitorUnit, "gpuherd-up.service"}, workers[:len(workers)-1]...) {
-		eventually(t, time.Minute, worker+" starts", func() error {
+		eventually(t, worker+" starts", func() error {
 			if u := h.mustUnit(worker); u.Active != "active" {
 				return fmt.Errorf("it is %s/%s", u.Active, u.Sub)
 			}

@@ -26,14 +26,14 @@ func TestKilled(t *testing.T) {
 	h.jobs()
 	id := jobID(t)
 	h.redis.enqueue(id, task{Do: "hold", Mark: id}.String())
-	eventually(t, 30*time.Second, "the job has begun", func() error { _, err := os.Stat(filepath.Join(jobDir, id)); return err })
-	worker := h.owner(h.redis.waitJob(10*time.Second, id, "running"))
+	eventually(t, "the job has begun", func() error { _, err := os.Stat(filepath.Join(jobDir, id)); return err })
+	worker := h.owner(h.redis.waitJob(id, "running"))
 	told := h.told(worker)
 	mark := h.redis.mark()
 
 	before := h.kill(worker)
-	eventually(t, 30*time.Second, worker+" is back", func() error { return h.replaced(before) })
-	job := h.redis.waitJob(60*time.Second, id, "succeeded")
+	eventually(t, worker+" is back", func() error { return h.replaced(before) })
+	job := h.redis.waitJob(id, "succeeded")
 	h.healthy()
 
 	after := h.mustUnit(worker)
@@ -83,11 +83,11 @@ func TestOutOfMemory(t *testing.T) {
 	id := jobID(t)
 	h.redis.enqueue(id, task{Do: "allocate", Mark: id, Bytes: wanted}.String())
 	// Whoever is free does it the second time.
-	worker := h.owner(h.redis.waitJob(30*time.Second, id, "running"))
+	worker := h.owner(h.redis.waitJob(id, "running"))
 	reason := ""
 	// The cgroup goes away with its processes, so its peak is read until then.
 	peaks := map[string]uint64{}
-	eventually(t, 2*time.Minute, "the job is finished by a successor", func() error {
+	eventually(t, "the job is finished by a successor", func() error {
 		for name, u := range before {
 			if data, err := os.ReadFile(cgroupFile(u, "memory.peak")); err == nil {
 				peak, _ := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
@@ -163,7 +163,7 @@ func TestRedisAway(t *testing.T) {
 	for range kills {
 		for _, worker := range workers {
 			killed := h.kill(worker)
-			eventually(t, away, worker+" is started again", func() error {
+			eventually(t, worker+" is started again", func() error {
 				u, err := h.unit(worker)
 				if err == nil && (u.PID == 0 || u.PID == killed.PID) {
 					err = fmt.Errorf("it is %+v", u)
@@ -222,11 +222,11 @@ func TestMonitorKilled(t *testing.T) {
 
 	monitor := h.kill(monitorUnit)
 	killed := h.kill(worker) // nobody sees it
-	eventually(t, 30*time.Second, "the monitor is back", func() error { return h.replaced(monitor) })
-	eventually(t, 30*time.Second, worker+" is back", func() error { return h.replaced(killed) })
+	eventually(t, "the monitor is back", func() error { return h.replaced(monitor) })
+	eventually(t, worker+" is back", func() error { return h.replaced(killed) })
 	h.healthy()
 
-	eventually(t, 30*time.Second, "the next epoch", func() error {
+	eventually(t, "the next epoch", func() error {
 		beat, err := h.redis.heartbeat()
 		if err == nil && beat.Epoch != old.Epoch+1 {
 			err = fmt.Errorf("epoch is %d, was %d", beat.Epoch, old.Epoch)

@@ -30,7 +30,7 @@ func open(t *testing.T) *herd {
 // tells the same as systemd.
 func (h *herd) healthy() {
 	h.t.Helper()
-	eventually(h.t, time.Minute, "a healthy herd", h.sick)
+	eventually(h.t, "a healthy herd", h.sick)
 }
 
 // sick says what is wrong, if anything.

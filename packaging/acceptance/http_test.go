@@ -51,7 +51,7 @@ func TestUnitsAreMeasured(t *testing.T) {
 		OOMKills       *uint64 `json:"oom_kills"`
 		Pressure       struct{ Memory *struct{} }
 	}
-	eventually(t, time.Minute, "the units over HTTP", func() error {
+	eventually(t, "the units over HTTP", func() error {
 		var answer struct {
 			Units []struct {
 				Unit, Active string

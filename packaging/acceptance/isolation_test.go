@@ -34,10 +34,10 @@ func TestOwnGPUOnly(t *testing.T) {
 		}
 	}
 	asked := map[string]bool{}
-	for deadline := time.Now().Add(time.Minute); len(asked) < 2 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); len(asked) < 2 && time.Now().Before(deadline); {
 		id := jobID(t)
 		h.redis.enqueue(id, task{Do: "open"}.String())
-		a := answerOf(t, h.redis.waitJob(30*time.Second, id, "succeeded"))
+		a := answerOf(t, h.redis.waitJob(id, "succeeded"))
 		asked[a.GPU] = true
 		for minor, got := range a.Opened {
 			want := "EPERM"

@@ -19,7 +19,7 @@ func TestEveryLineKept(t *testing.T) {
 	id := jobID(t)
 	begin := time.Now()
 	h.redis.enqueue(id, task{Do: "print", Lines: lines, Bytes: length}.String())
-	job := h.redis.waitJob(4*time.Minute, id, "succeeded")
+	job := h.redis.waitJob(id, "succeeded")
 	worker := h.owner(job)
 	t.Logf("printed in %v", time.Since(begin).Round(time.Millisecond))
 

@@ -96,7 +96,7 @@ func TestLoss(t *testing.T) {
 	}
 	h.same()
 	told := h.told
-	eventually(t, 30*time.Second, "the reader has read all", func() error {
+	eventually(t, "the reader has read all", func() error {
 		if last := h.redis.mark(); reader.at() != last {
 			return fmt.Errorf("it is at %s of %s", reader.at(), last)
 		}

@@ -152,7 +152,7 @@ func settings() []setting {
 				config:   machine.Config{Backend: machine.Nspawn, Suite: suite},
 				conf:     withGPUs,
 				hardware: &hardware{mixed(), "whole"},
-				tests:    []string{"TestWorkersKnowTheirGPU", "TestMIGComesAndGoes", "TestGPULostAndBack", "TestNVMLInTrouble", "TestRescanFails"},
+				tests:    []string{"TestWorkersKnowTheirGPU", "TestMIGComesAndGoes", "TestGPULostAndBack", "TestNVMLInTrouble", "TestUnitsLost", "TestRescanFails"},
 				loud:     true,
 			},
 			setting{

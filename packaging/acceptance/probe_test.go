@@ -63,7 +63,7 @@ func probe(t *testing.T, unit string, nodes ...string) probed {
 	t.Helper()
 	var answer probed
 	// An active unit of Type=exec need not listen yet.
-	eventually(t, 30*time.Second, unit+" answers", func() error {
+	eventually(t, unit+" answers", func() error {
 		conn, err := net.DialUnix("unix", nil, probeAddress(unit))
 		if err != nil {
 			return err

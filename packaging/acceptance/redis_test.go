@@ -257,7 +257,7 @@ func (s *store) load(ctx context.Context, prefix string) (done int, err error) {
 			waiting = append(waiting, id)
 			continue
 		}
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 			job, err := s.jobState(waiting[0])
 			if err != nil {
 				return done, err
@@ -283,10 +283,10 @@ func (s *store) jobState(id string) (map[string]string, error) {
 }
 
 // waitJob waits until a job is in a state, and returns its hash.
-func (s *store) waitJob(within time.Duration, id, want string) map[string]string {
+func (s *store) waitJob(id, want string) map[string]string {
 	s.t.Helper()
 	var job map[string]string
-	eventually(s.t, within, "job "+id+" is "+want, func() error {
+	eventually(s.t, "job "+id+" is "+want, func() error {
 		var err error
 		if job, err = s.jobState(id); err != nil {
 			return err

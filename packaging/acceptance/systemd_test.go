@@ -56,7 +56,7 @@ type unit struct {
 
 // unit reads one unit; it loads the unit if nothing refers to it.
 func (s *systemd) unit(name string) (unit, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	properties, err := s.conn.GetAllPropertiesContext(ctx, name)
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *systemd) mustUnit(name string) unit {
 
 // herd lists the service units that gpuherd.target wants, sorted.
 func (s *systemd) herd() ([]string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	property, err := s.conn.GetUnitPropertyContext(ctx, target, "Wants")
 	if err != nil {
@@ -114,7 +114,7 @@ func (s *systemd) workers() []string {
 // failed lists every failed unit of the system, ours or not.
 func (s *systemd) failed() []string {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	statuses, err := s.conn.ListUnitsFilteredContext(ctx, []string{"failed"})
 	if err != nil {
@@ -137,7 +137,7 @@ func (s *systemd) restart(name string) {
 // job runs one systemd job and waits for its end.
 func (s *systemd) job(verb, name string, do func(context.Context, string, string, chan<- string) (int, error)) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	done := make(chan string, 1)
 	if _, err := do(ctx, name, "replace", done); err != nil {
@@ -156,7 +156,7 @@ func (s *systemd) job(verb, name string, do func(context.Context, string, string
 // reload is systemctl daemon-reload.
 func (s *systemd) reload() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := s.conn.ReloadContext(ctx); err != nil {
 		s.t.Fatalf("cannot reload systemd: %v", err)
@@ -225,18 +225,22 @@ func run(t *testing.T, name string, args ...string) (stdout, stderr string, stat
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
+// patience is how long a test waits for what has to come: machines are slow,
+// user-mode-linux on a busy host most of all, and none is tested for its speed.
+const patience = 5 * time.Minute
+
 // eventually waits until check returns nil, and fails with its last error
-// after the given time.
-func eventually(t *testing.T, within time.Duration, what string, check func() error) {
+// where patience ends.
+func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(patience)
 	for {
 		err := check()
 		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not after %v: %v", what, within, err)
+			t.Fatalf("%s: not after %v: %v", what, patience, err)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 const (
@@ -121,7 +120,7 @@ func TestEventsStartARescan(t *testing.T) {
 	for _, action := range []string{"remove", "add"} {
 		before := h.mustUnit(rescanUnit).Invocation
 		send(action)
-		eventually(t, 5*time.Minute, "a rescan for "+action, func() error { return h.rescanned(before) })
+		eventually(t, "a rescan for "+action, func() error { return h.rescannedSince(before) })
 	}
 	if u := h.mustUnit("sys-module-" + module + ".device"); u.Active != "active" {
 		t.Errorf("the module has no device unit: %+v", u)
@@ -147,9 +146,9 @@ func TestEventsStartARescan(t *testing.T) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Minute, "a rescan for the burst", func() error { return h.rescanned(before) })
+	eventually(t, "a rescan for the burst", func() error { return h.rescannedSince(before) })
 	rescans := 0
-	eventually(t, time.Minute, "a rescan in the journal", func() error {
+	eventually(t, "a rescan in the journal", func() error {
 		if rescans = starts(t, rescanUnit) - count; rescans == 0 {
 			return errors.New("none")
 		}
@@ -188,7 +187,7 @@ func TestRescanFails(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(requestsDir, "operator"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, "a rescan that is tried again", func() error {
+	eventually(t, "a rescan that is tried again", func() error {
 		u, err := h.unit(rescanUnit)
 		if err == nil && u.Restarts < 3 {
 			err = fmt.Errorf("%+v", u)
@@ -201,5 +200,5 @@ func TestRescanFails(t *testing.T) {
 	if err := os.Remove(broken); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, "a rescan that succeeds", func() error { return h.rescanned("") })
+	eventually(t, "a rescan that succeeds", h.rescanned)
 }

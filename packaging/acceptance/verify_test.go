@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 const verifyUnit = "gpuherd-verify.service"
@@ -47,7 +46,7 @@ func TestConfigurationErrorsFail(t *testing.T) {
 	last := h.mustUnit(verifyUnit).Invocation
 	checked := func(active, sub string) {
 		t.Helper()
-		eventually(t, time.Minute, "the configuration is checked", func() error {
+		eventually(t, "the configuration is checked", func() error {
 			u := h.mustUnit(verifyUnit)
 			if u.Invocation == last || u.Invocation == "" || u.Active != active || u.Sub != sub {
 				return fmt.Errorf("%s is %+v, want %s/%s after the run %s", verifyUnit, u, active, sub, last)

@@ -104,13 +104,13 @@ func (h *herd) begin(k task) (id, worker string) {
 	id = jobID(h.t)
 	k.Mark = id
 	h.redis.enqueue(id, k.String())
-	eventually(h.t, 30*time.Second, "the job's process", func() error {
+	eventually(h.t, "the job's process", func() error {
 		if len(processes(h.t, id)) == 0 {
 			return errors.New("there is none")
 		}
 		return nil
 	})
-	return id, h.owner(h.redis.waitJob(10*time.Second, id, "running"))
+	return id, h.owner(h.redis.waitJob(id, "running"))
 }
 
 func (h *herd) wantAttempts(job map[string]string, want string) {
@@ -159,7 +159,7 @@ func TestStopHandsTheJobBack(t *testing.T) {
 	if took := stopped.Sub(begin); took < 4*time.Second {
 		t.Errorf("the job was given %v, of 8 s", took)
 	}
-	job := h.redis.waitJob(10*time.Second, id, "succeeded")
+	job := h.redis.waitJob(id, "succeeded")
 	t.Logf("stopped in %v, done elsewhere %v later", stopped.Sub(begin).Round(time.Millisecond), time.Since(stopped).Round(time.Millisecond))
 	if other := h.owner(job); other == worker {
 		t.Errorf("it was done by %s, which is stopped", worker)
@@ -209,7 +209,7 @@ func TestCancelEndsTheJob(t *testing.T) {
 		t.Fatalf("the job that runs is %s, %v", state, err)
 	}
 	begin := time.Now()
-	h.redis.waitJob(20*time.Second, id, "cancelled")
+	h.redis.waitJob(id, "cancelled")
 	t.Logf("cancelled in %v", time.Since(begin).Round(time.Millisecond))
 	if pids := processes(t, id); len(pids) > 0 {
 		t.Errorf("processes %v of the job are left", pids)
@@ -226,14 +226,14 @@ func TestJobInTheJournal(t *testing.T) {
 	h.jobs()
 	id := jobID(t)
 	h.redis.enqueue(id, task{Do: "print", Lines: lines, Bytes: length}.String())
-	worker := h.owner(h.redis.waitJob(30*time.Second, id, "succeeded"))
+	worker := h.owner(h.redis.waitJob(id, "succeeded"))
 	want := []string{"job begins"}
 	for i := range lines {
 		want = append(want, "["+id+"] "+numbered(i, length))
 	}
 	want = append(want, "job finished")
 	// That is told once Redis has heard it.
-	eventually(t, 30*time.Second, "the journal tells of the job", func() error {
+	eventually(t, "the journal tells of the job", func() error {
 		out, stderr, _ := run(t, "journalctl", "--output=cat", "--no-pager", "JOB_ID="+id, "_SYSTEMD_UNIT="+worker)
 		got := strings.Split(strings.TrimSpace(out), "\n")
 		if len(got) != len(want) {
@@ -267,7 +267,7 @@ func TestUnfitGPU(t *testing.T) {
 		h.redis.enqueue(fmt.Sprintf("%s-%d", jobID(t), i), task{Do: "fail"}.String())
 	}
 	for _, worker := range workers {
-		eventually(t, time.Minute, worker+" ends with 69", func() error {
+		eventually(t, worker+" ends with 69", func() error {
 			ctx, cancel := brief()
 			defer cancel()
 			properties, err := h.conn.GetAllPropertiesContext(ctx, worker)
@@ -304,7 +304,7 @@ func TestWorkersBeginAnew(t *testing.T) {
 		ids = append(ids, id)
 	}
 	for _, id := range ids {
-		h.wantAttempts(h.redis.waitJob(time.Minute, id, "succeeded"), "1")
+		h.wantAttempts(h.redis.waitJob(id, "succeeded"), "1")
 	}
 	h.healthy()
 	after := uint32(0)

@@ -14,9 +14,7 @@ import (
 	"gpuherd/generator/rootfs"
 )
 
-// generatorDir is where systemd has our generator write (systemd.generator(7),
-// the normal one).
-const generatorDir = "/run/systemd/generator"
+const generatorDir = "/" + plan.GeneratorDir
 
 // A Manager is systemd. Start, Stop and Restart queue a job and do not wait
 // for it: a worker waits for shared-setup.service, which waits for us.

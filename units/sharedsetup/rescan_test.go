@@ -212,6 +212,22 @@ func TestHerdIsOff(t *testing.T) {
 	f.want("gpuherd.target is off", "reload")
 }
 
+// The generator had no time in systemd's last reload: the units are there
+// again, and no worker is restarted.
+func TestRescanWhereUnitsAreLost(t *testing.T) {
+	t.Parallel()
+	m, _, f := newHerd(t, "17", "18")
+	m.run()
+	if err := os.RemoveAll(filepath.Join(m.root, generatorDir)); err != nil {
+		t.Fatal(err)
+	}
+	m.setup.Rescan = true
+	m.run()
+	f.want("units are lost", "reload", "start w@0.service", "start w@1.service")
+	m.run()
+	f.want("they are back")
+}
+
 func TestReloadFails(t *testing.T) {
 	t.Parallel()
 	m, d, f := newHerd(t, "18")
