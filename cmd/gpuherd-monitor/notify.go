@@ -35,7 +35,7 @@ func newNotifier(log *slog.Logger, summary func() string) *notifier {
 	return n
 }
 
-// tick is called by the loop that reads the bus, once a second: so the
+// tick is called by the loop that reads the bus, every 2 seconds: so the
 // watchdog bites when that loop is stuck, and not when another part is.
 func (n *notifier) tick() {
 	if n.watchdog {

@@ -27,8 +27,8 @@ type Handler interface {
 }
 
 const (
-	tick           = time.Second // of the reading loop, proves progress
-	resyncAttempts = 5           // failed ones before the connection counts as broken
+	tick           = 2 * time.Second // of the reading loop, proves progress
+	resyncAttempts = 5               // failed ones before the connection counts as broken
 )
 
 // Reasons of a resync, as metrics and events name them.

@@ -31,7 +31,7 @@ const ReleasePath = "run/gpuherd/release-gpus"
 
 // Times, where a Watch does not have its own.
 const (
-	lookEvery   = time.Second
+	lookEvery   = 2 * time.Second
 	sampleEvery = 5 * time.Second
 	retryAfter  = 30 * time.Second
 	reopenEvery = time.Minute
@@ -47,7 +47,7 @@ type Watch struct {
 	Set  func([]state.GPU) // takes all GPUs, by index
 	Log  *slog.Logger
 
-	LookEvery   time.Duration // at files; 0: 1 s
+	LookEvery   time.Duration // at files; 0: 2 s
 	SampleEvery time.Duration // of temperature and utilisation; 0: 5 s
 	RetryAfter  time.Duration // that NVML could not be opened; 0: 30 s
 	ReopenEvery time.Duration // while a GPU is lost: NVML tells of its return only then; 0: 1 min

@@ -22,7 +22,7 @@ const positionFile = "position.json"
 
 // How often a position is kept: while something happens, and else.
 const (
-	keepEvery = time.Second
+	keepEvery = 2 * time.Second
 	keepIdle  = 30 * time.Second
 )
 
@@ -101,7 +101,7 @@ type Keeper struct {
 // String names the task.
 func (k *Keeper) String() string { return "position keeper" }
 
-// Run keeps the Position about once a second while it changes, and returns nil
+// Run keeps the Position every keepEvery while it changes, and returns nil
 // when ctx ends. Keep comes after it.
 func (k *Keeper) Run(ctx context.Context) error {
 	t := time.NewTicker(keepEvery)

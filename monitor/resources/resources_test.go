@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -339,7 +340,7 @@ func BenchmarkSample(b *testing.B) {
 			"memory.events": "low 0\nhigh 0\nmax 17\noom 2\noom_kill 1\n", "cpu.stat": "usage_usec 1500\nuser_usec 1000\n",
 			"pids.current": "7\n", "memory.pressure": pressure, "cpu.pressure": pressure, "io.pressure": pressure,
 		})
-		groups[name] = "/gpuherd.slice/" + name
+		groups[name] = state.ControlGroup{Path: "/gpuherd.slice/" + name}
 	}
 	s := &Sampler{Root: root, Herd: groups, Log: slog.New(slog.DiscardHandler)}
 	r := newReader(root, 256)
@@ -350,11 +351,65 @@ func BenchmarkSample(b *testing.B) {
 	}
 }
 
-// fixed is a herd that does not change.
-type fixed map[string]string
+// A unit that does nothing is read less often, until it does something, begins
+// anew or somebody asks.
+func TestQuietUnits(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	lay(t, root, mountV2+"/g", map[string]string{"cgroup.events": "", "memory.current": "1000\n", "cpu.stat": "usage_usec 1\n"})
+	herd := fixed{"a.service": {Path: "/g", Invocation: "1"}}
+	s := &Sampler{Root: root, Herd: herd, Log: slog.New(slog.DiscardHandler)}
+	r := newReader(root, 1)
+	defer r.close()
+	// looks counts the looks until one sees the memory as it is now.
+	looks := func(memory string) (n int) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(root, mountV2, "g/memory.current"), []byte(memory), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want, err := strconv.ParseUint(memory, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n = 1; n < 100; n++ {
+			s.sample(r)
+			if got := s.samples()["a.service"].MemoryBytes; got != nil && *got == want {
+				return n
+			}
+		}
+		t.Fatalf("%s bytes are never seen", memory)
+		return 0
+	}
+	rest := func() {
+		t.Helper()
+		for s.quiet["a.service"] < restAfter || s.looks%restEvery != 0 {
+			s.sample(r)
+		}
+	}
+	rest()
+	if n := looks("2000"); n != restEvery {
+		t.Errorf("of a unit at rest look %d sees a change, want %d", n, restEvery)
+	}
+	if n := looks("3000"); n != 1 {
+		t.Errorf("of a unit at work look %d sees a change, want the next", n)
+	}
+	rest()
+	herd["a.service"] = state.ControlGroup{Path: "/g", Invocation: "2"}
+	if n := looks("2500"); n != 1 {
+		t.Errorf("of a unit that began anew look %d sees a change, want the next", n)
+	}
+	rest()
+	s.Samples()
+	if n := looks("3500"); n != 1 {
+		t.Errorf("where somebody asks look %d sees a change, want the next", n)
+	}
+}
 
-func (f fixed) ControlGroups() map[string]string { return f }
-func (f fixed) Use(map[string]state.Figures)     {}
+// fixed is a herd that does not change.
+type fixed map[string]state.ControlGroup
+
+func (f fixed) ControlGroups() map[string]state.ControlGroup { return f }
+func (f fixed) Use(map[string]state.Figures)                 {}
 
 // A controller that is switched on later is noticed, without looking for its
 // files each time.

@@ -13,10 +13,17 @@ import (
 // Every is how often a Sampler reads.
 const Every = 5 * time.Second
 
+// Idle units change little, and are most of a herd at rest: after so many looks
+// at which a unit did nothing, only each restEvery-th is at it.
+const (
+	restAfter = 6
+	restEvery = 6
+)
+
 // A Herd is where a Sampler learns of units and tells their figures: a
 // state.Herd.
 type Herd interface {
-	ControlGroups() map[string]string
+	ControlGroups() map[string]state.ControlGroup
 	Use(map[string]state.Figures)
 }
 
@@ -24,11 +31,33 @@ type Herd interface {
 type Sample struct {
 	Usage
 	Err error // why there is none; ErrNotAvailable where the unit does not run
+
+	group state.ControlGroup
+	read  time.Time
 }
 
-// A Sampler reads the figures of all units now and then: those that tell how a
-// herd is every time, the others, most of the work, as often only while somebody
-// asks for them, and else once in lookAgain times.
+// idleSince reports whether the unit did next to nothing since an older
+// sample: less than a hundredth of a CPU, and its memory is about the same.
+func (s Sample) idleSince(old Sample) bool {
+	if s.Err != nil || old.Err != nil || s.group != old.group || s.CPUNS == nil || old.CPUNS == nil || *s.CPUNS < *old.CPUNS {
+		return false
+	}
+	worked := time.Duration(*s.CPUNS - *old.CPUNS)
+	return worked < s.read.Sub(old.read)/100 && alike(s.MemoryBytes, old.MemoryBytes)
+}
+
+// alike reports whether two figures differ by a fiftieth at most. One that is
+// not available is like another.
+func alike(a, b *uint64) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return max(*a, *b)-min(*a, *b) <= max(*a, *b)/50
+}
+
+// A Sampler reads the figures of all units now and then, and those of units that
+// do nothing less often. While nobody asks for samples, what tells little of how
+// a herd is (most files) is read once in lookAgain times.
 type Sampler struct {
 	Root  string        // of the file system: "/"
 	Every time.Duration // 0: Every
@@ -37,6 +66,9 @@ type Sampler struct {
 
 	last  atomic.Pointer[map[string]Sample]
 	asked atomic.Bool // since the Sampler looked last
+
+	looks int            // so far
+	quiet map[string]int // by unit: looks in a row at which it did nothing
 }
 
 // String names the task.
@@ -83,18 +115,31 @@ func (s *Sampler) sample(r *reader) {
 	samples := make(map[string]Sample, len(groups))
 	figures := make(map[string]state.Figures, len(groups))
 	asked := make(map[string]bool, len(groups))
+	quiet := make(map[string]int, len(groups))
+	s.looks++
+	now := time.Now()
 	for unit, group := range groups {
-		asked[group] = true
-		u, err := r.usage(group)
+		asked[group.Path] = true
+		old := before[unit]
+		if n := s.quiet[unit]; n >= restAfter && old.group == group && !r.all && s.looks%restEvery != 0 {
+			quiet[unit], samples[unit] = n, old
+			continue // nor is there a figure to tell
+		}
+		u, err := r.usage(group.Path)
 		if err != nil && !errors.Is(err, ErrNotAvailable) {
 			// Each error once, not every few seconds.
-			if old := before[unit].Err; old == nil || old.Error() != err.Error() {
+			if old.Err == nil || old.Err.Error() != err.Error() {
 				s.Log.Warn("no resource figures", "unit", unit, "error", err)
 			}
 		}
-		samples[unit] = Sample{u, err}
+		sample := Sample{Usage: u, Err: err, group: group, read: now}
+		if sample.idleSince(old) {
+			quiet[unit] = s.quiet[unit] + 1
+		}
+		samples[unit] = sample
 		figures[unit] = state.Figures{Memory: u.MemoryBytes, MemoryPeak: u.MemoryPeakBytes, MemoryMax: u.MemoryMaxBytes, CPUNS: u.CPUNS}
 	}
+	s.quiet = quiet
 	r.only(asked)
 	s.last.Store(&samples)
 	s.Herd.Use(figures)

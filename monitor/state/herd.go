@@ -320,13 +320,19 @@ func (h *Herd) Tally() Tally {
 	return t
 }
 
+// A ControlGroup is where the processes of a unit are.
+type ControlGroup struct {
+	Path       string // below the root of control groups; "": the unit has none now
+	Invocation string // of the unit: with another one the figures begin anew
+}
+
 // ControlGroups returns the control group of each unit by name.
-func (h *Herd) ControlGroups() map[string]string {
+func (h *Herd) ControlGroups() map[string]ControlGroup {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	groups := make(map[string]string, len(h.units))
+	groups := make(map[string]ControlGroup, len(h.units))
 	for name, m := range h.units {
-		groups[name] = m.seen.group()
+		groups[name] = ControlGroup{m.seen.group(), m.unit.InvocationID}
 	}
 	return groups
 }

@@ -241,7 +241,7 @@ func TestFigures(t *testing.T) {
 	o := in("active/running", "1")
 	o.Slice, o.MemoryMax = "gpuherd.slice", &limit
 	h.Sync([]Observation{o}, "connected")
-	if got := h.ControlGroups()["a.service"]; got != "/gpuherd.slice/a.service" {
+	if got := h.ControlGroups()["a.service"].Path; got != "/gpuherd.slice/a.service" {
 		t.Errorf("control group is %s", got)
 	}
 	told.deltas = nil

@@ -21,7 +21,7 @@ import (
 const (
 	monitorGPUs = 64
 	monitorEach = 4
-	restAfter   = 5 * time.Second  // the start is over
+	restAfter   = 45 * time.Second // the start is over, and units count as idle
 	restFor     = 30 * time.Second // several times all that the monitor does by the clock
 	busyFor     = 15 * time.Second
 	hands       = 8 // that restart units, each its own

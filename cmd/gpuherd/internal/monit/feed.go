@@ -116,7 +116,7 @@ func (f *feed) Sync(herd []state.Observation, reason string) {
 }
 
 // ControlGroups implements resources.Herd.
-func (f *feed) ControlGroups() map[string]string { return f.herd.ControlGroups() }
+func (f *feed) ControlGroups() map[string]state.ControlGroup { return f.herd.ControlGroups() }
 
 // Use implements resources.Herd: it takes the figures, and what CPU time has
 // been used since the ones before.
