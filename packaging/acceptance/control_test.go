@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -34,8 +35,9 @@ func (h *herd) invocations(workers []string) map[string]string {
 	return of
 }
 
-// A rolling reload under load takes one worker away at a time, and no job
-// fails; where a worker does not come up it stops, and the others run on.
+// A rolling reload under load takes one worker away at a time, no job fails, and
+// jobs are done all the while; where a worker does not come up it stops, and the
+// others run on.
 func TestRollingReload(t *testing.T) {
 	h := open(t)
 	h.jobs()
@@ -45,25 +47,27 @@ func TestRollingReload(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	load := make(chan error, 1)
-	var done int
-	go func() {
-		var err error
-		done, err = h.redis.load(ctx, jobID(t))
-		load <- err
-	}()
-	watched := make(chan int, 1)
-	go func() { watched <- h.mostAway(ctx, workers) }()
+	var done atomic.Int64
+	go func() { load <- h.redis.load(ctx, jobID(t), len(workers)+4, &done) }()
+	watched := make(chan rolled, 1)
+	go func() { watched <- h.watchRolling(ctx, workers, &done) }()
 
 	h.gpuherd(0, "reload", "redis-worker", "--settle", "200ms")
 	stop()
 	if err := <-load; err != nil {
 		t.Fatal(err)
 	}
-	if done == 0 {
-		t.Error("no job was done meanwhile")
+	r := <-watched
+	if r.away > 1 {
+		t.Errorf("%d workers were away at once", r.away)
 	}
-	if away := <-watched; away > 1 {
-		t.Errorf("%d workers were away at once", away)
+	if len(r.done) != len(workers) {
+		t.Errorf("%d workers were seen away, want %d", len(r.done), len(workers))
+	}
+	for i := 1; i < len(r.done); i++ {
+		if r.done[i] == r.done[i-1] {
+			t.Errorf("from one worker to the next no job was done: %v", r.done)
+		}
 	}
 	for worker, now := range h.invocations(workers) {
 		if now == before[worker] {
@@ -72,7 +76,7 @@ func TestRollingReload(t *testing.T) {
 	}
 	h.healthy()
 
-	// The second one cannot start.
+	// The second one is never ready.
 	before = h.invocations(workers)
 	broken := filepath.Join("/etc/systemd/system", workers[1]+".d", "90-broken.conf")
 	if err := os.MkdirAll(filepath.Dir(broken), 0o755); err != nil {
@@ -85,7 +89,7 @@ func TestRollingReload(t *testing.T) {
 		h.reload()
 		h.restart(workers[1])
 	})
-	if err := os.WriteFile(broken, []byte("[Service]\nExecStartPre=/bin/false\n"), 0o644); err != nil {
+	if err := os.WriteFile(broken, []byte("[Service]\nExecStart=\nExecStart=/bin/sleep infinity\nTimeoutStartSec=1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	said := h.gpuherd(1, "reload", "redis-worker", "--settle", "200ms")
@@ -98,30 +102,48 @@ func TestRollingReload(t *testing.T) {
 		}
 	}
 	after := h.invocations(workers)
-	if after[workers[0]] == before[workers[0]] || after[workers[2]] != before[workers[2]] {
-		t.Errorf("reload went on behind the failure: %v, before %v", after, before)
+	for i, worker := range workers {
+		if i == 1 {
+			continue
+		}
+		if u := h.mustUnit(worker); u.Active != "active" {
+			t.Errorf("%s is %s/%s", worker, u.Active, u.Sub)
+		}
+		if restarted := after[worker] != before[worker]; restarted != (i == 0) {
+			t.Errorf("%s was restarted: %v", worker, restarted)
+		}
 	}
 }
 
-// mostAway watches workers until ctx ends, and returns how many were not
-// active at once.
-func (h *herd) mostAway(ctx context.Context, workers []string) int {
-	most := 0
+// rolled is what a rolling reload did.
+type rolled struct {
+	away int     // most workers that were not active at once
+	done []int64 // jobs, whenever a worker was back
+}
+
+// watchRolling watches workers until ctx ends.
+func (h *herd) watchRolling(ctx context.Context, workers []string, done *atomic.Int64) rolled {
+	var r rolled
+	was := map[string]bool{} // away
 	for ctx.Err() == nil {
 		statuses, err := h.conn.ListUnitsByNamesContext(context.WithoutCancel(ctx), workers)
 		if err != nil {
-			return len(workers)
+			r.away = len(workers)
+			return r
 		}
 		away := 0
 		for _, status := range statuses {
 			if status.ActiveState != "active" {
 				away++
+			} else if was[status.Name] {
+				r.done = append(r.done, done.Load())
 			}
+			was[status.Name] = status.ActiveState != "active"
 		}
-		most = max(most, away)
+		r.away = max(r.away, away)
 		time.Sleep(5 * time.Millisecond)
 	}
-	return most
+	return r
 }
 
 // scale starts and stops the difference, and touches nobody else.

@@ -40,6 +40,9 @@ const (
 // servicesDir takes the operator's service files.
 const servicesDir = "/etc/gpuherd/services"
 
+// readmeFile is where the machine has the README.
+const readmeFile = "/usr/share/doc/gpuherd/README.md"
+
 // changing are the folders below hardwareDir that follow the scenario.
 var changing = []string{"sys/bus/pci", "sys/devices/pci0000:00", "proc/driver"}
 

@@ -122,9 +122,12 @@ func settings() []setting {
 			setting{
 				name: "control-" + string(suite),
 				config: machine.Config{Backend: machine.Nspawn, Suite: suite,
-					Env: map[string]string{"NUM_GPUS": "3", "WORKER_ID": "box"}},
-				conf:  "[GPU]\nSimulate=yes\n",
-				tests: []string{"TestRollingReload", "TestScale", "TestDeleteAndEnable", "TestSaveAndResurrect"},
+					Env: map[string]string{"NUM_GPUS": "8", "WORKER_ID": "box"}},
+				conf: "[GPU]\nSimulate=yes\n",
+				tests: []string{
+					"TestRollingReload", "TestScale", "TestDeleteAndEnable", "TestSaveAndResurrect",
+					"TestOverSSH", "TestWithoutRights", "TestImported", "TestDocumentedCommands",
+				},
 			},
 			setting{
 				name: "loss-" + string(suite),
@@ -362,7 +365,12 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 func layTree(t *testing.T, s setting, binary, program string) string {
 	t.Helper()
 	tree := t.TempDir()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	files := map[string]string{
+		readmeFile:                 string(readme),
 		"etc/gpuherd/gpuherd.conf": s.conf,
 		// Where a machine's journal is kept in memory it would by default hold
 		// less than one test prints.

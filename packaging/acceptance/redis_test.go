@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,18 +242,16 @@ func (s *store) add(id, payload string) error {
 	return nil
 }
 
-// load keeps more jobs in the queue than there are workers until ctx ends,
-// then waits for the last of them. It returns how many were done; one that
-// does not succeed within a minute is an error.
-func (s *store) load(ctx context.Context, prefix string) (done int, err error) {
-	const ahead = 6
+// load keeps so many jobs in the queue until ctx ends, then waits for the last
+// of them, and counts in done. A job that does not succeed is an error.
+func (s *store) load(ctx context.Context, prefix string, ahead int, done *atomic.Int64) error {
 	var waiting []string
 	for n := 0; ctx.Err() == nil || len(waiting) > 0; {
 		if ctx.Err() == nil && len(waiting) < ahead {
 			id := fmt.Sprintf("%s-%d", prefix, n)
 			n++
 			if err := s.add(id, task{Do: "sleep", MS: 50}.String()); err != nil {
-				return done, err
+				return err
 			}
 			waiting = append(waiting, id)
 			continue
@@ -260,19 +259,19 @@ func (s *store) load(ctx context.Context, prefix string) (done int, err error) {
 		for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 			job, err := s.jobState(waiting[0])
 			if err != nil {
-				return done, err
+				return err
 			}
 			if job["state"] == "succeeded" {
 				break
 			}
-			if time.Now().After(deadline) {
-				return done, fmt.Errorf("job %s is %v", waiting[0], job)
+			if job["state"] == "dead" || job["state"] == "cancelled" || time.Now().After(deadline) {
+				return fmt.Errorf("job %s is %v", waiting[0], job)
 			}
 		}
 		waiting = waiting[1:]
-		done++
+		done.Add(1)
 	}
-	return done, nil
+	return nil
 }
 
 // jobState returns the hash of one job; it is empty while nobody claimed it.

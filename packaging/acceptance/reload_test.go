@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,12 +35,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	load := make(chan error, 1)
-	var done int
-	go func() {
-		var err error
-		done, err = h.redis.load(ctx, jobID(t))
-		load <- err
-	}()
+	var done atomic.Int64
+	go func() { load <- h.redis.load(ctx, jobID(t), 2*len(workers), &done) }()
 	for i := range reloads {
 		h.reload()
 		if diff := cmp.Diff(files, generated(t)); diff != "" {
@@ -50,7 +47,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	if err := <-load; err != nil {
 		t.Fatal(err)
 	}
-	if done < reloads {
+	if done := done.Load(); done < reloads {
 		t.Errorf("only %d jobs were done during %d reloads: that is no load", done, reloads)
 	}
 	h.healthy()

@@ -26,6 +26,7 @@ var packages = []string{
 	"systemd", "systemd-sysv", "dbus", "udev",
 	"redis-server", "redis-tools",
 	"procps", "kmod", "iproute2",
+	"openssh-server", "openssh-client", // another host, to whoever asks for it by ssh
 }
 
 // masked units do nothing for a machine that lives for a minute without
@@ -41,7 +42,7 @@ var masked = []string{
 	// People.
 	"getty.target", "getty-static.service", "getty@.service", "serial-getty@.service",
 	"console-getty.service", "systemd-logind.service", "systemd-user-sessions.service",
-	"systemd-ask-password-console.path", "systemd-ask-password-wall.path", "systemd-hostnamed.socket",
+	"ssh.service", "ssh.socket", "systemd-ask-password-console.path", "systemd-ask-password-wall.path", "systemd-hostnamed.socket",
 	// Hardware, file systems and network that are not there.
 	"systemd-udev-trigger.service", "systemd-udev-load-credentials.service",
 	"systemd-tmpfiles-setup-dev.service", "systemd-tmpfiles-setup-dev-early.service", "run-lock.mount",
