@@ -12,7 +12,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"gpuherd/monitor/readable"
 	"gpuherd/monitor/relay"
 	"gpuherd/monitor/state"
 )
@@ -37,7 +39,9 @@ type Fleet struct {
 	Total   Total  `json:"total"`   // of Hosts
 	Omitted int    `json:"omitted"` // hosts that Redis knows besides, those silent for longest
 	Hosts   []Host `json:"hosts"`   // by name
-	Queue   *Queue `json:"queue,omitempty"`
+
+	Queue      *Queue `json:"queue,omitempty"`
+	QueueError string `json:"queue_error,omitempty"` // why there is no Queue
 }
 
 // A Total sums hosts. Units, GPUs and jobs are those of hosts that are alive.
@@ -153,6 +157,9 @@ func (h *Host) Failing() bool {
 	}
 	return true
 }
+
+// For returns how long ago the heart beat last.
+func (h *Host) For() time.Duration { return time.Duration(h.AgoMS) * time.Millisecond }
 
 // Trouble says what is wrong with the host, in one line; "" for nothing.
 func (h *Host) Trouble() string {
@@ -294,6 +301,50 @@ func sum(hosts []Host) Total {
 		}
 	}
 	return t
+}
+
+// String says it in one line: "3 hosts: 2 alive, 1 lost; 24 units, 23 active, 1
+// failed; 16 GPUs, 1 unhealthy; 5 jobs running".
+func (t Total) String() string {
+	text := fmt.Sprintf("%s: %d alive", many(t.Hosts, "host"), t.Alive)
+	for _, other := range []struct {
+		n    int
+		what string
+	}{{t.Lost, Lost}, {t.Offline, Offline}, {t.Unread, Unread}} {
+		if other.n > 0 {
+			text += fmt.Sprintf(", %d %s", other.n, other.what)
+		}
+	}
+	text += fmt.Sprintf("; %s, %d active", many(t.Units.Total, "unit"), t.Units.Active)
+	if t.Units.Failed > 0 {
+		text += fmt.Sprintf(", %d failed", t.Units.Failed)
+	}
+	text += "; " + many(t.GPUs.Total, "GPU")
+	if t.GPUs.Unhealthy > 0 {
+		text += fmt.Sprintf(", %d unhealthy", t.GPUs.Unhealthy)
+	}
+	return text + "; " + many(t.Jobs, "job") + " running"
+}
+
+// String says it in one line: "queue gpu: 12 waiting, the first for 5m7s, 3
+// running, 0 delayed, 1 dead".
+func (q Queue) String() string {
+	text := fmt.Sprintf("queue %s: %d waiting", q.Name, q.Waiting)
+	if q.OldestMS > 0 {
+		text += ", the first for " + readable.Span(time.Duration(q.AtMS-q.OldestMS)*time.Millisecond)
+	}
+	text += fmt.Sprintf(", %d running, %d delayed, %d dead", q.Running, q.Delayed, q.Dead)
+	if q.Paused {
+		text += "; paused"
+	}
+	return text
+}
+
+func many(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return strconv.Itoa(n) + " " + what
 }
 
 // compareNames orders names as people do: gpu2 before gpu10.

@@ -196,6 +196,16 @@ func (r *Reader) Queue(ctx context.Context, name string) (Queue, error) {
 	return of, nil
 }
 
+// AddQueue adds to f the figures of the queue name, or why they cannot be read.
+func (r *Reader) AddQueue(ctx context.Context, f *Fleet, name string) {
+	q, err := r.Queue(ctx, name)
+	if err != nil {
+		f.QueueError = err.Error()
+		return
+	}
+	f.Queue = &q
+}
+
 // parseList reads the answer of listScript.
 func parseList(answer []any) (l List, ok bool) {
 	if len(answer) != 3 {

@@ -229,8 +229,8 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// many fills Redis with hosts of 8 units and GPUs, as their monitors would.
-func many(tb testing.TB, c redis.UniversalClient, hosts int) {
+// fill fills Redis with hosts of 8 units and GPUs, as their monitors would.
+func fill(tb testing.TB, c redis.UniversalClient, hosts int) {
 	tb.Helper()
 	ctx := tb.Context()
 	names := []string{"shared-setup.service", "gpuherd-monitor.service", "hello-world.service"}
@@ -268,7 +268,7 @@ func many(tb testing.TB, c redis.UniversalClient, hosts int) {
 func TestManyHosts(t *testing.T) {
 	t.Parallel()
 	srv := redistest.Start(t, "--appendonly", "no")
-	many(t, srv.Client(t), 300)
+	fill(t, srv.Client(t), 300)
 	c := srv.Client(t, redisclient.WithPoolSize(1))
 	trips := &counter{}
 	c.AddHook(trips)
@@ -408,7 +408,7 @@ func TestSharedIsSeldom(t *testing.T) {
 // BenchmarkRead reads a fleet of 2,000 hosts with 11 units and 8 GPUs each.
 func BenchmarkRead(b *testing.B) {
 	srv := redistest.Start(b, "--appendonly", "no")
-	many(b, srv.Client(b), 2000)
+	fill(b, srv.Client(b), 2000)
 	r := &Reader{Client: srv.Client(b, redisclient.WithPoolSize(1)), Prefix: "gpuherd"}
 	b.ReportAllocs()
 	for b.Loop() {
