@@ -60,6 +60,10 @@ const (
 	styleSoft = "soft" // of less interest
 )
 
+func newTable(id, title string, columns []column) table {
+	return table{ID: id, title: title, columns: columns, Rows: [][]cell{}} // in JSON [], and not null
+}
+
 // row aligns cells as the columns say.
 func (t *table) row(cells ...cell) {
 	for i := range cells {

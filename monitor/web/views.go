@@ -64,9 +64,9 @@ func queueStyle(q fleet.Queue) string {
 }
 
 func unitTable(units []state.Unit, now time.Time) table {
-	t := table{ID: "units", title: "Workers", columns: []column{
+	t := newTable("units", "Units", []column{
 		{"Unit", false}, {"GPU", true}, {"State", false}, {"For", true}, {"Restarts", true}, {"Memory", true}, {"Limit", true}, {"Job", false}, {"Status", false},
-	}}
+	})
 	for i := range units {
 		u := &units[i]
 		since := readable.None
@@ -109,9 +109,9 @@ func activeStyle(active string) string {
 }
 
 func gpuTable(gpus []state.GPU) table {
-	t := table{ID: "gpus", title: "GPUs", columns: []column{
+	t := newTable("gpus", "GPUs", []column{
 		{"GPU", true}, {"Model", false}, {"Memory", true}, {"Busy", true}, {"Temperature", true}, {"MIG devices", true}, {"Health", false},
-	}}
+	})
 	figure := func(n *int, unit string) string {
 		if n == nil {
 			return readable.None
@@ -139,7 +139,7 @@ func gpuTable(gpus []state.GPU) table {
 }
 
 func eventTable(events []state.Event, now time.Time) table {
-	t := table{ID: "events", title: "Latest events", columns: []column{{"Ago", true}, {"What", false}, {"", false}}}
+	t := newTable("events", "Latest events", []column{{"Ago", true}, {"What", false}, {"", false}})
 	for _, e := range events {
 		what, about := told(e)
 		t.row(cell{Text: readable.Span(now.Sub(time.UnixMicro(e.AtUS)))}, what, cell{Text: about})
@@ -208,9 +208,9 @@ func fleetLines(f fleet.Fleet) []cell {
 }
 
 func hostTable(hosts []fleet.Host) table {
-	t := table{ID: "hosts", title: "Hosts", columns: []column{
+	t := newTable("hosts", "Hosts", []column{
 		{"Host", false}, {"State", false}, {"Up", true}, {"Units", true}, {"GPUs", true}, {"Jobs", true}, {"Restarts", true}, {"Version", false}, {"Trouble", false},
-	}}
+	})
 	hosts = slices.Clone(hosts) // others look at them, too
 	slices.SortStableFunc(hosts, func(a, b fleet.Host) int { return cmp.Compare(rank(&a), rank(&b)) })
 	for i := range hosts {
