@@ -89,7 +89,8 @@ function follow() {
 		events = null;
 		return;
 	}
-	if (events === null && page.events) {
+	// It comes back by itself, but not where there was no place for it.
+	if (page.events && (events === null || events.readyState === EventSource.CLOSED)) {
 		events = new EventSource(page.events);
 		for (const kind of ["snapshot", "event", "update"]) {
 			events.addEventListener(kind, changed);
@@ -99,5 +100,5 @@ function follow() {
 }
 
 document.addEventListener("visibilitychange", follow);
-setInterval(changed, every);
+setInterval(follow, every);
 follow();
