@@ -56,7 +56,7 @@ func openTab(t *testing.T, url string) *tab {
 		defer resp.Body.Close()
 		return json.NewDecoder(resp.Body).Decode(&targets) == nil && len(targets) > 0 && targets[0].Type == "page"
 	})
-	conn, _, err := websocket.Dial(t.Context(), targets[0].WebSocketDebuggerURL, nil)
+	conn, _, err := websocket.Dial(t.Context(), targets[0].WebSocketDebuggerURL, nil) //nolint:bodyclose // it is the connection
 	if err != nil {
 		t.Fatal(err)
 	}

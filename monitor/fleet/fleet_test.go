@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -97,6 +98,22 @@ func TestTotal(t *testing.T) {
 	failing := f.Only((*Host).Failing)
 	if got := names(failing); got != "b c " || failing.Total.Hosts != 2 || failing.Total.Units.Total != 0 {
 		t.Errorf("failing are %s, %+v", got, failing.Total)
+	}
+}
+
+func TestInWords(t *testing.T) {
+	t.Parallel()
+	for want, v := range map[string]fmt.Stringer{
+		"0 hosts: 0 alive; 0 units, 0 active; 0 GPUs; 0 jobs running": Total{},
+		"4 hosts: 1 alive, 1 lost, 1 offline, 1 unread; 1 unit, 0 active, 1 failed; 1 GPU, 1 unhealthy; 1 job running": Total{
+			Hosts: 4, Alive: 1, Lost: 1, Offline: 1, Unread: 1, Units: Units{Total: 1, Failed: 1}, GPUs: GPUs{Total: 1, Unhealthy: 1}, Jobs: 1,
+		},
+		"queue gpu: 0 waiting, 0 running, 0 delayed, 0 dead":                             Queue{Name: "gpu", AtMS: 5},
+		"queue gpu: 2 waiting, the first for 5m7s, 3 running, 4 delayed, 1 dead; paused": Queue{Name: "gpu", AtMS: 400_000, OldestMS: 93_000, Waiting: 2, Running: 3, Delayed: 4, Dead: 1, Paused: true},
+	} {
+		if got := v.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
 
