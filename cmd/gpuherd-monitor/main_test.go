@@ -198,9 +198,10 @@ func TestProgram(t *testing.T) {
 	want := []string{"1hostonline", "1unitfailed", "1unitrunning", "1snapshotconnected"}
 	eventually(t, "all events are there", func() bool { return slices.Equal(types(), want) })
 	eventually(t, "it is ready", func() bool { code, _ := p.get("/readyz"); return code == 200 })
-	eventually(t, "the heart beats", func() bool { return c.Exists(t.Context(), "gpuherd:{box}:heartbeat").Val() == 1 })
+	eventually(t, "the heart beats", func() bool { return c.ZScore(t.Context(), "gpuherd:hosts", "box").Err() == nil }) // the last of it
 	for path, want := range map[string]string{
-		"/api/v1/host": `"host":"box"`, "/api/v1/units": `"unit":"w@1.service"`, "/api/v1/gpus": `"gpus":[`, "/health": "there is nothing here",
+		"/api/v1/host": `"host":"box"`, "/api/v1/units": `"unit":"w@1.service"`, "/api/v1/gpus": `"gpus":[`, "/api/v1/jobs": `"jobs":[],"queue":{"queue":"gpu",`,
+		"/api/v1/hosts": `"hosts":[{"host":"box","state":"alive",`, "/": `<td class="">w@1</td>`, "/fleet": `<td class="">box</td><td class="good">alive</td>`, "/health": "there is nothing here",
 	} {
 		if code, body := p.get(path); !strings.Contains(body, want) {
 			t.Errorf("%s is %d %s, want %s", path, code, body, want)

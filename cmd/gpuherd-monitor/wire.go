@@ -14,6 +14,7 @@ import (
 	"gpuherd/generator/gpu"
 	"gpuherd/generator/version"
 	"gpuherd/monitor/bus"
+	"gpuherd/monitor/fleet"
 	"gpuherd/monitor/gpuhealth"
 	"gpuherd/monitor/journal"
 	"gpuherd/monitor/machinestatus"
@@ -50,9 +51,16 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 	if err != nil {
 		return nil, err
 	}
+	// Of its own, with one connection: whoever looks at the fleet takes none that
+	// the relay could wait for.
+	reader, err := redisclient.Open(conf.Redis, credentials, redisclient.WithName("gpuherd-monitor-fleet"), redisclient.WithPoolSize(1))
+	if err != nil {
+		_ = client.Close()
+		return nil, err
+	}
 	lock, err := relay.Lock(stateDir)
 	if errors.Is(err, relay.ErrLocked) {
-		_ = client.Close()
+		_, _ = client.Close(), reader.Close()
 		return nil, err
 	}
 	if err != nil {
@@ -110,12 +118,14 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		Listen: conf.Monitor.Listen, Credentials: credentials, Alive: alive, Metrics: metrics.Handler(), Log: log,
 		Checks: []web.Check{{Name: "bus", Ready: watcher.Ready}, {Name: "redis", Ready: toRedis.Ready}},
 		Feed:   feed, About: about, Samples: sampler.Samples,
+		Fleet: web.NewFleet(&fleet.Reader{Client: reader, Prefix: conf.Redis.Prefix}, conf.Worker.Queue),
 	}
 	m := &monitor{
 		units: herd.Units,
 		close: func() {
 			keeper.Keep()
 			_ = client.Close()
+			_ = reader.Close()
 			if lock != nil {
 				_ = lock.Close()
 			}

@@ -211,7 +211,7 @@ func (d *description) fields() []terminal.Field {
 	if d.Load != "" && d.Load != "loaded" {
 		fields = append(fields, terminal.Field{Name: "Load", Values: []string{strings.TrimSpace(d.Load + " " + d.LoadError)}, Style: terminal.Bad})
 	}
-	fields = append(fields, one("Last result", d.ending()))
+	fields = append(fields, one("Last result", d.Ending()))
 	if d.LastEndMS > 0 {
 		fields = append(fields, one("Last end", stamp(d.LastEndMS)))
 	}

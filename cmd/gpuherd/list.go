@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,7 +107,7 @@ func listTable(workers []worker) *terminal.Table {
 				terminal.Cell{Text: orElse(w.GPUHealth, terminal.None), Style: healthStyle(w.GPUHealth)},
 			)
 		}
-		cells = append(cells, terminal.Cell{Text: w.status()})
+		cells = append(cells, terminal.Cell{Text: w.Says()})
 		if named {
 			cells = append(cells, terminal.Cell{Text: w.model()})
 		}
@@ -198,29 +197,4 @@ func (w *worker) cpu() string {
 		return terminal.None
 	}
 	return terminal.Percent(*w.CPUPercent)
-}
-
-// status is the worker's own word, or why it is not up. systemd keeps the word
-// of one that has ended, which says nothing any more.
-func (w *worker) status() string {
-	switch {
-	case w.Active != "active" && w.Result != "" && w.Result != "success":
-		return w.ending()
-	case w.Active == "inactive":
-		return ""
-	}
-	return w.StatusText
-}
-
-// ending says how the last run ended: "oom-kill", "exit-code, status 1",
-// "signal 9".
-func (w *worker) ending() string {
-	switch {
-	case w.Result == "exit-code":
-		return fmt.Sprintf("exit-code, status %d", w.ExitStatus)
-	case (w.Result == "signal" || w.Result == "core-dump") && w.ExitCode != "":
-		return fmt.Sprintf("%s %d", w.Result, w.ExitStatus)
-	default:
-		return w.Result
-	}
 }

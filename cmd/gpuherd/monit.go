@@ -129,7 +129,7 @@ func monitCells(u state.Unit, now time.Time) monit.Cells {
 		Uptime:   terminal.Cell{Text: w.uptime()},
 		Restarts: restarts,
 		Memory:   terminal.Cell{Text: w.memory(), Style: w.memoryStyle()},
-		Status:   terminal.Cell{Text: w.status()},
+		Status:   terminal.Cell{Text: w.Says()},
 	}
 }
 

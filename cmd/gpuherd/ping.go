@@ -140,7 +140,7 @@ func (a *app) pingUnits(ctx context.Context, conn *bus.Conn) []check {
 		}
 		detail := fmt.Sprintf("%s is %s/%s", short, o.Active, o.Sub)
 		if o.Result != "" && o.Result != "success" {
-			detail += " (" + w.ending() + ")"
+			detail += " (" + w.Ending() + ")"
 		}
 		bad = append(bad, check{Name: "unit " + o.Name, Detail: detail + "; gpuherd logs " + short})
 	}

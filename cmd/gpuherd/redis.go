@@ -132,20 +132,30 @@ type queueClient struct {
 // queueOptions are the flags that all verbs of the queue have.
 type queueOptions struct{ redis, queue string }
 
-func (a *app) openQueue(o *queueOptions) (*queueClient, error) {
+// openRedis makes a client of the Redis that is meant, with the configuration
+// that names it. given is --redis. It does not connect yet.
+func openRedis(given string) (*config.Config, *redisPlace, redis.UniversalClient, error) {
 	redisclient.LogTo(slog.New(slog.DiscardHandler)) // errors come back as such
 	source, _ := config.HostSource("/")              // only root may read PID 1's environment
 	conf, _ := config.Load(source)                   // its problems are verify's to tell
-	place, err := findRedis("/", o.redis, conf, os.Getenv)
+	place, err := findRedis("/", given, conf, os.Getenv)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	client, err := place.open(conf.Redis)
+	switch {
+	case err != nil && given != "":
+		return nil, nil, nil, usageError{err}
+	case err != nil:
+		return nil, nil, nil, fmt.Errorf("%w; it comes by %s", err, place.origin)
+	}
+	return conf, &place, client, nil
+}
+
+func (a *app) openQueue(o *queueOptions) (*queueClient, error) {
+	conf, place, client, err := openRedis(o.redis)
 	if err != nil {
-		if o.redis != "" {
-			return nil, usageError{err}
-		}
-		return nil, fmt.Errorf("%w; it comes by %s", err, place.origin)
+		return nil, err
 	}
 	name := orElse(o.queue, conf.Worker.Queue)
 	q, err := queue.New(client, conf.Redis.Prefix, name, queue.Options{})
@@ -153,7 +163,7 @@ func (a *app) openQueue(o *queueOptions) (*queueClient, error) {
 		_ = client.Close()
 		return nil, usageError{err}
 	}
-	return &queueClient{Queue: q, redisPlace: place, name: name, redis: client}, nil
+	return &queueClient{Queue: q, redisPlace: *place, name: name, redis: client}, nil
 }
 
 func (q *queueClient) close() { _ = q.redis.Close() } // nothing is left to be written

@@ -87,6 +87,7 @@ func (a *app) root() *cobra.Command {
 		a.verify(),
 		a.ping(),
 		a.monit(),
+		a.fleet(),
 		a.queue(),
 		a.doctor(),
 		a.report(),

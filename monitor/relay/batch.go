@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"gpuherd/monitor/state"
 )
 
@@ -23,8 +21,8 @@ type batch struct {
 	tells  tells
 }
 
-// heartbeat is the value of the heartbeat key.
-type heartbeat struct {
+// A Heartbeat is the value of the heartbeat key.
+type Heartbeat struct {
 	BootID  string  `json:"boot_id"`
 	Epoch   uint64  `json:"epoch"`
 	Seq     uint64  `json:"seq"`
@@ -195,22 +193,18 @@ func (r *Relay) recover(answer []string) error {
 
 // heartbeat returns the operation that sets the heartbeat.
 func (r *Relay) heartbeat() []any {
-	return []any{"H", encode(heartbeat{
+	return []any{"H", encode(Heartbeat{
 		BootID: r.cfg.BootID, Epoch: r.epoch, Seq: r.source.Seq(), Version: r.cfg.Version,
 		Uptime: r.cfg.Uptime().Truncate(time.Millisecond).Seconds(),
 	}), heartbeatTTL.Milliseconds()}
 }
 
 // enlist notes the heartbeat's time in the list of hosts. That key is of all
-// hosts, so it may live on another node of a Cluster; GT keeps it from going
-// back.
+// hosts, so it may live on another node of a Cluster.
 func (r *Relay) enlist(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := r.client.ZAddArgs(ctx, r.hosts, redis.ZAddArgs{
-		GT: true, Members: []redis.Z{{Score: float64(time.Now().UnixMilli()), Member: r.cfg.Host}},
-	}).Err()
-	if err != nil {
+	if err := enlistScript.Run(ctx, r.client, []string{r.hosts}, r.cfg.Host).Err(); err != nil {
 		return r.diagnose(fmt.Errorf("cannot write to Redis: %w", err))
 	}
 	return nil

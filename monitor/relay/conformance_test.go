@@ -148,7 +148,7 @@ func messages(t *testing.T, d *redistest.Deployment) {
 	if ttl := c.PTTL(t.Context(), "gpuherd:{box}:heartbeat").Val(); ttl <= 0 || ttl > 15*time.Second {
 		t.Errorf("the heartbeat lives %v", ttl)
 	}
-	if at := c.ZScore(t.Context(), "gpuherd:hosts", "box").Val(); time.Since(time.UnixMilli(int64(at))) > time.Minute {
+	if at := c.ZScore(t.Context(), "gpuherd:hosts", "box").Val(); at != float64(int64(at)) || time.Since(time.UnixMilli(int64(at))) > time.Minute {
 		t.Errorf("the host was last seen at %v", at)
 	}
 

@@ -115,7 +115,7 @@ type Relay struct {
 	log     *slog.Logger
 	source  Source
 	keys    []string // of batchScript
-	hosts   string   // the key of all hosts
+	hosts   string   // the list of all hosts
 	channel string
 	started int64
 
@@ -165,7 +165,7 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 	return &Relay{
 		cfg: cfg, client: client, log: log, epoch: cfg.Epoch,
 		keys:    []string{k("fence"), k("units"), k("gpus"), k("events"), k("heartbeat")},
-		hosts:   cfg.Prefix + ":hosts",
+		hosts:   HostsKey(cfg.Prefix),
 		channel: k("notify"),
 		started: time.Now().UnixMicro(),
 		wake:    make(chan struct{}, 1),
@@ -184,6 +184,9 @@ func New(client redis.UniversalClient, log *slog.Logger, cfg Config) *Relay {
 // Key returns the name of a host's key. The braces are a Cluster's hash tag:
 // they keep all keys of a host on one node, where a script can reach them.
 func Key(prefix, host, name string) string { return prefix + ":{" + host + "}:" + name }
+
+// HostsKey returns the name of the list of all hosts.
+func HostsKey(prefix string) string { return prefix + ":hosts" }
 
 // String names the task.
 func (r *Relay) String() string { return "redis relay" }

@@ -122,3 +122,14 @@ end
 redis.call('HSET', KEYS[1], 'batch', ARGV[3])
 return {'ok'}
 `)
+
+// enlistScript notes that a host's heart beat now. The time is that of the node
+// that holds the list, so that who reads it need not trust the hosts' clocks.
+//
+//	KEYS[1] the hosts
+//	ARGV    host
+//
+// Answers 1 where the host is new, else 0.
+var enlistScript = redis.NewScript(`
+local t = redis.call('TIME')
+return redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000), ARGV[1])`)

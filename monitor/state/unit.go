@@ -2,6 +2,8 @@
 // and into events. It does no I/O.
 package state
 
+import "fmt"
+
 // A Unit is what is known of one unit of the herd. Its JSON is the value in
 // the Redis hash gpuherd:{H}:units and in /api/v1/units, so names are fixed.
 type Unit struct {
@@ -25,4 +27,29 @@ type Unit struct {
 	MemoryMaxBytes  *uint64 `json:"memory_max_bytes,omitempty"`  // MemoryMax=; nil: no limit or not available
 	CPUNS           *uint64 `json:"cpu_ns,omitempty"`            // CPU time used by this invocation; nil: not available
 	Seq             uint64  `json:"seq"`                         // of the event that last changed it
+}
+
+// Says is the unit's own word, or how it ended where it is not up. systemd keeps
+// the word of one that has ended, which says nothing any more.
+func (u *Unit) Says() string {
+	switch {
+	case u.Active != "active" && u.Result != "" && u.Result != "success":
+		return u.Ending()
+	case u.Active == "inactive":
+		return ""
+	}
+	return u.StatusText
+}
+
+// Ending says how the last run ended: "oom-kill", "exit-code, status 1",
+// "signal 9".
+func (u *Unit) Ending() string {
+	switch {
+	case u.Result == "exit-code":
+		return fmt.Sprintf("exit-code, status %d", u.ExitStatus)
+	case (u.Result == "signal" || u.Result == "core-dump") && u.ExitCode != "":
+		return fmt.Sprintf("%s %d", u.Result, u.ExitStatus)
+	default:
+		return u.Result
+	}
 }

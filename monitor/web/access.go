@@ -82,16 +82,21 @@ func (a access) trusts(r *http.Request) bool {
 		return true
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	known := strings.EqualFold(scheme, "Bearer")
+	// A browser has no other way to show a token than as a password.
+	if _, password, ok := r.BasicAuth(); ok {
+		known, token = true, password
+	}
 	// Of the hashes, so that the time taken does not even tell the length.
 	sum := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	return subtle.ConstantTimeCompare(sum[:], a.token[:]) == 1 && strings.EqualFold(scheme, "Bearer")
+	return subtle.ConstantTimeCompare(sum[:], a.token[:]) == 1 && known
 }
 
 // guard serves those who are trusted.
 func (a access) guard(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !a.trusts(r) {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="gpuherd"`)
+			w.Header().Set("WWW-Authenticate", `Bearer realm="gpuherd", Basic realm="gpuherd: the token is the password", charset="UTF-8"`)
 			fail(w, http.StatusUnauthorized, "a token is needed: Authorization: Bearer TOKEN")
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -108,9 +109,12 @@ func TestToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	const empty = "Bearer "
+	basic := func(pair string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(pair)) }
 	for header, want := range map[string]bool{
 		"Bearer " + testToken: true, "bearer  " + testToken: true,
 		"": false, "Bearer": false, empty: false, testToken: false, "Basic " + testToken: false,
+		basic(":" + testToken): true, basic("anybody:" + testToken): true,
+		basic(testToken): false, basic(testToken + ":"): false, basic("x:" + testToken + "0"): false, "Basic :" + testToken: false,
 		"Bearer " + testToken + "0": false, "Bearer " + testToken[1:]: false,
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
@@ -171,6 +175,12 @@ func TestRemote(t *testing.T) {
 		{"/readyz", 503, 503, "bus: ok\nredis: failing\n", "bus: ok\nredis: NOAUTH at redis.internal\n"},
 		{"/health", 503, 503, `"brief"` + "\n", `"full"` + "\n"},
 		{"/ready", 200, 200, `"ready"` + "\n", `"ready"` + "\n"},
+		{"/", 401, 200, `{"error":"a token is needed`, "<!DOCTYPE html>"},
+		{"/fleet", 401, 200, `{"error":"a token is needed`, "<!DOCTYPE html>"},
+		{"/view/host", 401, 200, `{"error":"a token is needed`, `{"lines":[`},
+		{"/assets/page.js", 401, 200, `{"error":"a token is needed`, "// Keeps the page"},
+		{"/api/v1/hosts", 401, 200, `{"error":"a token is needed`, `{"at_ms":`},
+		{"/api/v1/jobs", 401, 200, `{"error":"a token is needed`, `{"seq":`},
 		{"/status", 401, 200, `{"error":"a token is needed`, `"status"` + "\n"},
 		{"/metrics", 401, 200, `{"error":"a token is needed`, "# HELP"},
 		{"/api/v1/host", 401, 200, `{"error":"a token is needed`, `{"host":"box"`},

@@ -66,6 +66,8 @@ func (s *Server) api(mux *http.ServeMux, a access) {
 		answer(w, http.StatusOK, gpus{v.Seq, list(v.GPUs)})
 	}))
 	mux.HandleFunc("GET /api/v1/events", a.guard(s.events))
+	mux.HandleFunc("GET /api/v1/jobs", a.guard(s.jobs))
+	mux.HandleFunc("GET /api/v1/hosts", a.guard(s.hosts))
 }
 
 func (s *Server) host(w http.ResponseWriter, _ *http.Request) {

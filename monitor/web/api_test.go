@@ -59,7 +59,8 @@ func TestErrors(t *testing.T) {
 	}{
 		{http.MethodGet, "/api/v1/nothing", nil, 404, `{"error":"there is nothing here; see gpuherd-api(7)"}`},
 		{http.MethodGet, "/health", nil, 404, `{"error":"there is nothing here; see gpuherd-api(7)"}`},
-		{http.MethodGet, "/", nil, 404, `{"error":"there is nothing here; see gpuherd-api(7)"}`},
+		{http.MethodGet, "/assets/", nil, 404, `{"error":"there is nothing here; see gpuherd-api(7)"}`},
+		{http.MethodPost, "/", nil, 405, `{"error":"only GET and HEAD are answered"}`},
 		{http.MethodPost, "/api/v1/units", nil, 405, `{"error":"only GET and HEAD are answered"}`},
 		{http.MethodDelete, "/healthz", nil, 405, `{"error":"only GET and HEAD are answered"}`},
 		{http.MethodGet, "/api/v1/units", strings.NewReader("{}"), 413, `{"error":"a request has no body here"}`},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"gpuherd/monitor/fleet"
 	"gpuherd/monitor/state"
 )
 
@@ -24,6 +25,10 @@ func server() *Server {
 		Listen: "127.0.0.1:0", Alive: func() error { return nil }, Metrics: NewMetrics(src).Handler(), Log: quiet,
 		Feed: NewFeed(), Samples: src.Samples,
 		About: func() About { return About{Host: "box", Version: "1.2.3", BootID: "boot", Epoch: 5, Uptime: 7.5} },
+		Fleet: &Fleet{
+			hosts: fleet.NewShared(func(context.Context) (fleet.Fleet, error) { return someFleet(), nil }),
+			queue: fleet.NewShared(func(context.Context) (fleet.Queue, error) { return fleet.Queue{Name: "gpu", AtMS: 9, Waiting: 4}, nil }),
+		},
 	}
 	s.Feed.Push(state.Delta{Reset: true, Units: src.Units(), GPUs: []state.GPU{{Index: 0, UUID: "GPU-1", Health: state.HealthUnknown}}})
 	return s

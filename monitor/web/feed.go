@@ -109,6 +109,17 @@ func (f *Feed) view() View {
 	return v
 }
 
+// Recent returns the last events, up to n of them, the newest first.
+func (f *Feed) Recent(n int) []state.Event {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var events []state.Event
+	for seq := f.seq; seq >= f.oldest && seq > 0 && len(events) < n; seq-- {
+		events = append(events, f.events[seq%feedEvents])
+	}
+	return events
+}
+
 // A FeedStats counts a Feed's clients.
 type FeedStats struct {
 	Clients int

@@ -1,9 +1,11 @@
 // Package web is the monitor's HTTP: whether it is alive and ready, its
-// metrics, and the herd as JSON and as server-sent events.
+// metrics, the herd as JSON and as server-sent events, the fleet, and pages of
+// both.
 //
 // A loopback address is open to the machine. Any other is served with TLS and
-// to those with a token, or not at all. Nothing here asks D-Bus, Redis or the
-// kernel: all answers come from what the monitor knows.
+// to those with a token, or not at all. Nothing here asks D-Bus or the kernel:
+// answers come from what the monitor knows. Only the fleet and the queue are
+// read out of Redis, when somebody asks, once for all who ask.
 package web
 
 import (
@@ -31,6 +33,7 @@ type Server struct {
 	Feed    *Feed
 	About   func() About
 	Samples func() map[string]resources.Sample
+	Fleet   *Fleet
 	Machine Machine // nil: no answers in the form of the PM2 machine
 	Log     *slog.Logger
 
@@ -137,6 +140,7 @@ func (s *Server) handler(a access) http.Handler {
 	mux.HandleFunc("GET /readyz", probe(a, s.Checks...))
 	mux.HandleFunc("GET /metrics", a.guard(s.Metrics.ServeHTTP))
 	s.api(mux, a)
+	s.pages(mux, a)
 	if s.Machine != nil {
 		s.machine(mux, a)
 	}

@@ -14,6 +14,7 @@ import (
 // A Screen is what is known of the place that output goes to.
 type Screen struct {
 	Width    int  // columns; 0: no terminal, nothing is cut
+	Height   int  // lines; 0: not known
 	Color    bool // colours are wanted and understood
 	Terminal bool // somebody is watching
 }
@@ -29,8 +30,8 @@ func Detect(w io.Writer, getenv func(string) string) Screen {
 		return Screen{}
 	}
 	s := Screen{Terminal: true, Width: defaultWidth, Color: getenv("NO_COLOR") == "" && getenv("TERM") != "dumb"}
-	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
-		s.Width = width
+	if width, height, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+		s.Width, s.Height = width, height
 	} else if width, err := strconv.Atoi(getenv("COLUMNS")); err == nil && width > 0 {
 		s.Width = width
 	}
