@@ -20,7 +20,7 @@ CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-pm2 check soak torture lint fuzz bench install package clean dependencies tree image
+.PHONY: help build run test test-pm2 test-pages check soak torture lint fuzz bench install package clean dependencies tree image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,7 @@ test: dependencies tree ## run every test: units, then acceptance in disposable 
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags acceptance,machine ./packaging/...
+	$(GO) vet -tags browser ./cmd/gpuherd-monitor
 	$(GO) test -race -timeout 10m ./...
 	@# One after the other: of a single package go shows the tests as they end.
 	$(GO) test -tags machine -timeout 15m -v ./packaging/machine
@@ -66,6 +67,10 @@ test: dependencies tree ## run every test: units, then acceptance in disposable 
 
 test-pm2: dependencies ## import what a real PM2, installed by npm, has saved
 	$(GO) test -tags machine -count=1 -v -run ImportedFromPM2 ./packaging/bench
+
+test-pages: dependencies ## look at the web pages in Chromium, which it installs
+	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
+	$(GO) test -tags browser -count=1 -v -run InABrowser ./cmd/gpuherd-monitor
 
 check: ## run the tests that need neither root nor a machine
 	$(GO) vet ./...

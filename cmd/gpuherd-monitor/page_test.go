@@ -1,3 +1,5 @@
+//go:build browser
+
 package main
 
 import (
@@ -21,7 +23,7 @@ import (
 )
 
 // browser is one of Chromium's kind. It is too large to ask for in every test.
-var browser = flag.String("browser", "", "path of Chromium, to look at the pages with")
+var browser = flag.String("browser", "/usr/bin/chromium", "path of Chromium, to look at the pages with")
 
 // A tab is a page open in a browser, reached by its DevTools protocol.
 type tab struct {
@@ -148,9 +150,6 @@ func (p *process) listen() {
 // In a browser the pages follow what happens, say when they cannot, and take no
 // text for anything else.
 func TestPagesInABrowser(t *testing.T) {
-	if *browser == "" {
-		t.Skip("without -browser /usr/bin/chromium")
-	}
 	const hostile = `<img src=x onerror="document.title='broken'">`
 	const shown = `<td class="">&lt;img src=x onerror=`
 	const live = `<span id="live">live</span>`

@@ -126,7 +126,7 @@ func settings() []setting {
 				conf: "[GPU]\nSimulate=yes\n",
 				tests: []string{
 					"TestRollingReload", "TestScale", "TestDeleteAndEnable", "TestSaveAndResurrect",
-					"TestOverSSH", "TestWithoutRights", "TestImported", "TestDocumentedCommands",
+					"TestOverSSH", "TestWithoutRights", "TestImported",
 				},
 			},
 			setting{
@@ -180,7 +180,13 @@ func settings() []setting {
 				tests:    []string{"TestNoNVML"},
 			})
 	}
-	return all
+	return append(all, setting{
+		name: "documented",
+		config: machine.Config{Backend: machine.Nspawn, Suite: machine.Trixie,
+			Env: map[string]string{"NUM_GPUS": "4", "WORKER_ID": "gpu-1"}},
+		conf:  "[GPU]\nSimulate=yes\n",
+		tests: []string{"TestDocumentedCommands"},
+	})
 }
 
 // lossArgs tells TestLoss how long to take.

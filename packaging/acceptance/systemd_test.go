@@ -217,7 +217,7 @@ func generated(t *testing.T) map[string]string {
 func run(t *testing.T, name string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	var out, errs strings.Builder
-	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), name, args...) // also in a cleanup
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		t.Fatalf("cannot run %s: %v", name, err)
