@@ -74,6 +74,7 @@ func TestDocumentedCommands(t *testing.T) {
 			t.Errorf("%s ended with %d:\n%s", command, status, out)
 		}
 	}
+	h.gpuherd(0, "start", "all") // also what was imported
 	t.Logf("%d of %d documented commands were run", ran, len(commands))
 }
 

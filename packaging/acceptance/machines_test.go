@@ -184,7 +184,7 @@ func settings() []setting {
 		name: "documented",
 		config: machine.Config{Backend: machine.Nspawn, Suite: machine.Trixie,
 			Env: map[string]string{"NUM_GPUS": "4", "WORKER_ID": "gpu-1"}},
-		conf:  "[GPU]\nSimulate=yes\n",
+		conf:  "[GPU]\nSimulate=yes\n[Redis]\nHost=gpu-1\n",
 		tests: []string{"TestDocumentedCommands"},
 	})
 }
