@@ -7,10 +7,15 @@ GOLANGCI  ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME  ?= 60s
 SOAKTIME  ?= 30m
 TORTURE   ?= 20000
+# Of `make package`: for which machines, who is named as the maintainer, and the
+# file with the secret OpenPGP key that signs (passphrase in NFPM_PASSPHRASE).
+ARCHES      ?= amd64 arm64
+PACKAGER    ?= The gpuherd authors <gpuherd@gpuherd.invalid>
+SIGNING_KEY ?=
 
 BIN       := bin
 TREE      := $(BIN)/tree
-TOOLS     := $(BIN)/tools
+TOOLS     := bin/tools
 # NVML is C.
 STATIC    := gpuherd gpuherd-generator redis-worker
 CGO       := gpuherd-setup gpuherd-monitor
@@ -20,7 +25,7 @@ CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-pm2 check soak torture lint fuzz bench install package clean dependencies tree image
+.PHONY: help build run test test-pm2 test-packages check soak torture lint fuzz bench install package release clean dependencies tree image lay package-tools package-one
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +43,10 @@ build: ## build the programs into bin/
 
 dependencies: ## install what building and testing need (Debian, as root)
 	@packaging/machine/install-dependencies
+
+# Written by the program itself, which has to be the host's.
+COMPLETIONS := bash-completion/completions zsh/vendor-completions fish/vendor_completions.d
+COMPLETER   ?= $(BIN)/gpuherd
 
 # What `make install` lays down, for the disposable machines to boot.
 tree:
@@ -93,6 +102,10 @@ bench: dependencies tree ## measure against systemd's own tools, PM2, asynq and 
 	@$(TOOLS)/bench -tree $(TREE)
 
 install: build ## install into DESTDIR (default: this machine)
+	@$(MAKE) --no-print-directory lay
+
+# Lays down what is built in BIN.
+lay:
 	@install -D -m 0755 -t $(DESTDIR)/usr/bin $(BIN)/gpuherd
 	@install -D -m 0755 -t $(DESTDIR)/usr/lib/systemd/system-generators $(BIN)/gpuherd-generator
 	@install -D -m 0755 -t $(DESTDIR)/usr/lib/gpuherd $(BIN)/gpuherd-monitor $(BIN)/gpuherd-setup $(BIN)/redis-worker
@@ -112,17 +125,66 @@ install: build ## install into DESTDIR (default: this machine)
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/man/man8 packaging/man/*.8
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/prometheus packaging/prometheus/gpuherd.rules.yml
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/grafana packaging/grafana/gpuherd.json
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/journald packaging/journald/gpuherd.conf
+	@install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system-preset packaging/preset/50-gpuherd.preset
+	@install -d -m 0755 $(COMPLETIONS:%=$(DESTDIR)/usr/share/%)
+	@$(COMPLETER) completion bash >$(DESTDIR)/usr/share/bash-completion/completions/gpuherd
+	@$(COMPLETER) completion zsh >$(DESTDIR)/usr/share/zsh/vendor-completions/_gpuherd
+	@$(COMPLETER) completion fish >$(DESTDIR)/usr/share/fish/vendor_completions.d/gpuherd.fish
 	@install -d -m 0755 $(DESTDIR)/etc/gpuherd/gpuherd.conf.d $(DESTDIR)/etc/gpuherd/services $(DESTDIR)/etc/gpuherd/setup.d
 	@install -d -m 0700 $(DESTDIR)/etc/credstore
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
 		systemd-sysusers gpuherd.conf && systemd-tmpfiles --create gpuherd.conf && systemctl daemon-reload && \
 		echo "installed; now: systemctl enable --now gpuherd.target"; fi
 
-package: build ## make dist/gpuherd-VERSION-linux-ARCH.tar.gz, byte for byte the same each time
-	@rm -rf dist/tree && mkdir -p dist
-	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/dist/tree
-	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$$(git log -1 --format=%ct)" -C dist/tree -c . | gzip -n > dist/gpuherd-$(VERSION)-linux-$$($(GO) env GOARCH).tar.gz
-	@rm -rf dist/tree
+# Everything in a package has the time of the commit.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+HOSTARCH        := $(shell $(GO) env GOARCH)
+PACKAGE_VERSION  = $(shell $(TOOLS)/release -version '$(VERSION)' -date $(SOURCE_DATE_EPOCH) version)
+# A C compiler for the other architecture, as Debian names it.
+CROSS_amd64     := x86_64-linux-gnu-gcc
+CROSS_arm64     := aarch64-linux-gnu-gcc
+
+package: build package-tools ## make dist/: deb, rpm, tar.gz and bill of materials for ARCHES, the same bytes each time
+	@rm -rf dist && mkdir -p dist
+	@for arch in $(ARCHES); do \
+		bin=bin; \
+		if [ $$arch != $(HOSTARCH) ]; then \
+			bin=bin/$$arch; \
+			GOARCH=$$arch $(MAKE) --no-print-directory build BIN=$$bin CC=$(CROSS_$(filter-out $(HOSTARCH),$(ARCHES))) || exit 1; \
+		fi; \
+		$(MAKE) --no-print-directory package-one ARCH=$$arch BIN=$$bin || exit 1; \
+	done
+	@cd dist && sha256sum -- *.* >SHA256SUMS && ls -sh1
+
+package-tools:
+	@mkdir -p $(TOOLS)
+	@$(GOBUILD) -o $(TOOLS)/ ./packaging/release
+	@cd packaging/nfpm && $(GOBUILD) -o $(CURDIR)/$(TOOLS)/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+
+# The packages of one architecture, whose programs are in BIN.
+package-one: stage = dist/tree-$(ARCH)
+package-one: programs = $(STATIC:%=$(BIN)/%) $(CGO:%=$(BIN)/%)
+package-one: said = $(TOOLS)/release -version '$(VERSION)' -date $(SOURCE_DATE_EPOCH) -arch $(ARCH)
+package-one: name = gpuherd_$(PACKAGE_VERSION)-1_$(ARCH)
+package-one: nfpm = SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) PACKAGE_ARCH=$(ARCH) PACKAGE_VERSION=$(PACKAGE_VERSION) \
+	PACKAGE_TREE=$(stage)/root PACKAGE_DOC=$(stage)/doc PACKAGE_GLIBC=$$($(said) glibc $(programs)) PACKAGER='$(PACKAGER)' \
+	SIGNING_KEY='$(SIGNING_KEY)' $(TOOLS)/nfpm package --config packaging/nfpm/nfpm.yaml --target dist/
+package-one:
+	@$(MAKE) --no-print-directory lay BIN=$(BIN) COMPLETER=bin/gpuherd DESTDIR=$(CURDIR)/$(stage)/root
+	@gzip -9n $(stage)/root/usr/share/man/man*/*
+	@mkdir -p $(stage)/doc
+	@$(said) -maintainer '$(PACKAGER)' changelog | gzip -9n >$(stage)/doc/changelog.Debian.gz
+	@gzip -9nc CHANGELOG.md >$(stage)/doc/changelog.gz
+	@$(said) copyright $(programs) >$(stage)/doc/copyright
+	@$(said) sbom $(programs) >dist/$(name).cdx.json
+	@find $(stage) -exec touch -h -d @$(SOURCE_DATE_EPOCH) {} +
+	@tar --sort=name --owner=0 --group=0 --numeric-owner -C $(stage)/root -c . | gzip -9n >dist/$(name).tar.gz
+	@$(nfpm) --packager deb >/dev/null
+	@# Where Fedora's zsh looks.
+	@cd $(stage)/root/usr/share/zsh && mv vendor-completions site-functions && touch -d @$(SOURCE_DATE_EPOCH) . site-functions
+	@$(nfpm) --packager rpm >/dev/null
+	@rm -rf $(stage)
 
 clean: ## remove what was built
 	rm -rf $(BIN) dist
