@@ -3,6 +3,7 @@
 package acceptance
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -327,7 +328,7 @@ func TestPackage(t *testing.T) {
 		t.Fatalf("systemctl disable ended with %d: %s", status, out)
 	}
 	h.stopped()
-	aptGet(t, "install", "--reinstall", nextPackage)
+	dpkg(t, "--install", nextPackage)
 	if got := enabled(t); got != "disabled" {
 		t.Errorf("%s is %s after an upgrade, was disabled", target, got)
 	}
@@ -355,7 +356,7 @@ func TestPackage(t *testing.T) {
 	}
 
 	// Again, and the job that waited is done.
-	aptGet(t, "install", nextPackage)
+	dpkg(t, "--install", nextPackage)
 	h.healthy()
 	h.redis.waitJob(time.Minute, kept, "succeeded")
 
@@ -392,47 +393,58 @@ func (h *herd) stopped() {
 func TestPackageInterrupted(t *testing.T) {
 	before := files(t)
 	h := newHerd(t)
-	simulate(t)
-	start := time.Now()
-	aptGet(t, "install", firstPackage)
-	whole := time.Since(start)
-	h.healthy()
-
-	const points = 4
-	for i := range points {
-		h.killed(whole*time.Duration(i+1)/(points+1), []string{nextPackage, firstPackage}[i%2])
-	}
-	for i := range points {
-		aptGet(t, "purge", "gpuherd")
+	for _, state := range []string{"half-installed", "half-configured"} {
 		simulate(t)
-		h.killed(whole*time.Duration(i+1)/(points+1), firstPackage)
+		h.killed(state, firstPackage)
+		if state == "half-installed" {
+			dpkg(t, "--purge", "gpuherd")
+		}
 	}
-	aptGet(t, "purge", "gpuherd")
+	h.killed("half-installed", nextPackage)
+	dpkg(t, "--purge", "gpuherd")
 	h.gone(before)
 }
 
-// killed has dpkg killed, with all that it runs, that long after its start, and
-// run again.
-func (h *herd) killed(after time.Duration, deb string) {
+// dpkg runs dpkg, which has to succeed.
+func dpkg(t *testing.T, args ...string) {
+	t.Helper()
+	stdout, stderr, status := run(t, "dpkg", append([]string{"--force-confold"}, args...)...)
+	if status != 0 {
+		t.Fatalf("dpkg %v ended with %d:\n%s%s", args, status, stdout, stderr)
+	}
+}
+
+// killed has dpkg killed, with all that it runs, as soon as the package is in
+// the state of dpkg(1), and run again.
+func (h *herd) killed(state, deb string) {
 	h.t.Helper()
-	cmd := exec.Command("dpkg", "--force-confold", "--install", deb)
+	cmd := exec.Command("dpkg", "--force-confold", "--status-fd", "1", "--install", deb)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
-	kill := time.AfterFunc(after, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-	err := cmd.Wait()
-	kill.Stop()
-	stdout, _, _ := run(h.t, "dpkg-query", "-W", "-f", "${db:Status-Status}", "gpuherd")
-	h.t.Logf("dpkg after %v: %v, package %s", after.Round(time.Millisecond), err, stdout)
-
-	// Without it apt-get refuses to do anything.
-	if stdout, stderr, status := run(h.t, "dpkg", "--force-confold", "--configure", "--pending"); status != 0 {
-		h.t.Errorf("dpkg --configure ended with %d: %s%s", status, stdout, stderr)
+	said := bufio.NewScanner(out)
+	for said.Scan() && said.Text() != "status: gpuherd: "+state {
 	}
-	aptGet(h.t, "-o", "Dpkg::Options::=--force-confold", "--fix-broken", "--reinstall", "--allow-downgrades", "install", deb)
-	if stdout, stderr, status := run(h.t, "dpkg", "--verify", "gpuherd"); status != 0 || stdout != "" {
-		h.t.Errorf("dpkg --verify ended with %d: %s%s", status, stdout, stderr)
+	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		h.t.Fatalf("dpkg ended before the package was %s: %v", state, err)
+	}
+	_ = cmd.Wait() // killed
+	stdout, _, _ := run(h.t, "dpkg-query", "-W", "-f", "${db:Status-Status}", "gpuherd")
+	if stdout == "installed" {
+		h.t.Errorf("killing dpkg when the package was %s left it %s", state, stdout)
+	}
+
+	dpkg(h.t, "--install", deb)
+	stdout, stderr, status := run(h.t, "dpkg", "--verify", "gpuherd")
+	for line := range strings.Lines(stdout) {
+		if !strings.Contains(line, "/usr/share/doc/") && !strings.Contains(line, "/usr/share/man/") { // left out of the image
+			h.t.Errorf("dpkg --verify ended with %d: %s%s", status, line, stderr)
+		}
 	}
 	if got := enabled(h.t); got != "enabled" {
 		h.t.Errorf("%s is %s", target, got)
