@@ -7,9 +7,10 @@ GOLANGCI  ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME  ?= 60s
 SOAKTIME  ?= 30m
 TORTURE   ?= 20000
-# Of `make package`: for which machines, who is named as the maintainer, and the
+# Of `make package`: for which machines, as which packages, who is named as the maintainer, and the
 # file with the secret OpenPGP key that signs (passphrase in NFPM_PASSPHRASE).
 ARCHES      ?= amd64 arm64
+FORMATS     ?= deb rpm
 PACKAGER    ?= The gpuherd authors <gpuherd@gpuherd.invalid>
 SIGNING_KEY ?=
 
@@ -25,7 +26,7 @@ CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-pm2 test-packages check soak torture lint fuzz bench install package release clean dependencies tree image lay package-tools package-one
+.PHONY: help build run test test-pm2 test-packages check soak torture lint fuzz bench install package release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,14 @@ build: ## build the programs into bin/
 
 dependencies: ## install what building and testing need (Debian, as root)
 	@packaging/machine/install-dependencies
+
+# What tests alone need, too.
+test-dependencies:
+	@packaging/machine/install-dependencies test
+
+# And a C compiler for the other architecture.
+package-dependencies:
+	@packaging/machine/install-dependencies package
 
 # Written by the program itself, which has to be the host's.
 COMPLETIONS := bash-completion/completions zsh/vendor-completions fish/vendor_completions.d
@@ -64,7 +73,8 @@ run: dependencies ## boot a disposable machine with two simulated GPUs and run j
 image:
 	@$(TOOLS)/gpuherd-machine image trixie >/dev/null
 
-test: dependencies tree ## run every test: units, then acceptance in disposable machines
+test: test-dependencies tree ## run every test: units, then acceptance in disposable machines
+	@$(MAKE) --no-print-directory package ARCHES=$(HOSTARCH)
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags acceptance,machine ./packaging/...
@@ -75,6 +85,9 @@ test: dependencies tree ## run every test: units, then acceptance in disposable 
 
 test-pm2: dependencies ## import what a real PM2, installed by npm, has saved
 	$(GO) test -tags machine -count=1 -v -run ImportedFromPM2 ./packaging/bench
+
+test-packages: package-dependencies ## build every package twice, from nothing, and compare and check them
+	$(GO) test -tags machine -timeout 60m -count=1 -v -run '^TestPackagesAreTheSame$$' ./packaging/acceptance -twice
 
 check: ## run the tests that need neither root nor a machine
 	$(GO) vet ./...
@@ -157,6 +170,15 @@ package: build package-tools ## make dist/: deb, rpm, tar.gz and bill of materia
 	done
 	@cd dist && sha256sum -- *.* >SHA256SUMS && ls -sh1
 
+release: ## make dist/ for the tag at HEAD: packages, their sums and bill of materials, and NOTES.md
+	@case '$(VERSION)' in v[0-9]*-dirty | v[0-9]*-g*) false;; v[0-9]*.[0-9]*.[0-9]*) true;; *) false;; esac || \
+		{ echo "release: HEAD is no clean commit with a tag vX.Y.Z, but $(VERSION)" >&2; exit 1; }
+	@$(MAKE) --no-print-directory package-tools
+	@$(TOOLS)/release -version '$(VERSION)' notes >/dev/null
+	@$(MAKE) --no-print-directory package
+	@$(TOOLS)/release -version '$(VERSION)' notes >dist/NOTES.md
+	@if [ -n '$(SIGNING_KEY)' ]; then packaging/release/sign '$(SIGNING_KEY)' dist/SHA256SUMS; fi
+
 package-tools:
 	@mkdir -p $(TOOLS)
 	@$(GOBUILD) -o $(TOOLS)/ ./packaging/release
@@ -180,10 +202,10 @@ package-one:
 	@$(said) sbom $(programs) >dist/$(name).cdx.json
 	@find $(stage) -exec touch -h -d @$(SOURCE_DATE_EPOCH) {} +
 	@tar --sort=name --owner=0 --group=0 --numeric-owner -C $(stage)/root -c . | gzip -9n >dist/$(name).tar.gz
-	@$(nfpm) --packager deb >/dev/null
+	@case " $(FORMATS) " in *" deb "*) $(nfpm) --packager deb >/dev/null;; esac
 	@# Where Fedora's zsh looks.
 	@cd $(stage)/root/usr/share/zsh && mv vendor-completions site-functions && touch -d @$(SOURCE_DATE_EPOCH) . site-functions
-	@$(nfpm) --packager rpm >/dev/null
+	@case " $(FORMATS) " in *" rpm "*) $(nfpm) --packager rpm >/dev/null;; esac
 	@rm -rf $(stage)
 
 clean: ## remove what was built
