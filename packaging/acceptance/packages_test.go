@@ -243,11 +243,16 @@ var twice = flag.Bool("twice", false, "build all packages twice from nothing, wh
 // The same sources give the same bytes, wherever they lie.
 func TestPackagesAreTheSame(t *testing.T) {
 	t.Parallel()
-	args, first := []string{"ARCHES=" + runtime.GOARCH, "FORMATS=rpm"}, dist
+	// At once, as somebody may be at work on them.
+	one, two := copySources(t), copySources(t)
+	first, again := dist, filepath.Join(two.dir, "dist")
 	if *twice {
-		args, first = nil, filepath.Join(buildElsewhere(t, true), "dist")
+		first = filepath.Join(one.dir, "dist")
+		one.build(t, true)
+		two.build(t, true)
+	} else {
+		two.build(t, false, "ARCHES="+runtime.GOARCH, "FORMATS=rpm")
 	}
-	again := filepath.Join(buildElsewhere(t, *twice, args...), "dist")
 	built, err := os.ReadDir(again)
 	if err != nil {
 		t.Fatal(err)
@@ -271,17 +276,26 @@ func TestPackagesAreTheSame(t *testing.T) {
 	}
 }
 
-// buildElsewhere runs make package on a copy of the sources and returns its
-// folder. Fresh is without what the toolchain has compiled before.
-func buildElsewhere(t *testing.T, fresh bool, args ...string) string {
+// A copied is a copy of the sources, and what git says of them.
+type copied struct{ dir, version, epoch string }
+
+func copySources(t *testing.T) copied {
 	t.Helper()
 	const root = "../.."
 	dir := t.TempDir()
 	tool(t, "sh", "-c", "cd "+root+" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | tar -C "+dir+" -xf -")
-	args = append([]string{"-C", dir, "package",
-		"VERSION=" + strings.TrimSpace(tool(t, "git", "-C", root, "describe", "--tags", "--always", "--dirty")),
-		"SOURCE_DATE_EPOCH=" + strings.TrimSpace(tool(t, "git", "-C", root, "log", "-1", "--format=%ct")),
-	}, args...)
+	return copied{
+		dir:     dir,
+		version: strings.TrimSpace(tool(t, "git", "-C", root, "describe", "--tags", "--always", "--dirty")),
+		epoch:   strings.TrimSpace(tool(t, "git", "-C", root, "log", "-1", "--format=%ct")),
+	}
+}
+
+// build runs make package. Fresh is without what the toolchain has compiled
+// before.
+func (c copied) build(t *testing.T, fresh bool, args ...string) {
+	t.Helper()
+	args = append([]string{"-C", c.dir, "package", "VERSION=" + c.version, "SOURCE_DATE_EPOCH=" + c.epoch}, args...)
 	cmd := exec.CommandContext(t.Context(), "make", args...)
 	cmd.Env = os.Environ()
 	if fresh {
@@ -290,7 +304,6 @@ func buildElsewhere(t *testing.T, fresh bool, args ...string) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("make %v: %v\n%s", args, err, out)
 	}
-	return dir
 }
 
 // Given a key, both packages are signed by it.
