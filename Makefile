@@ -4,6 +4,7 @@ GO        ?= go
 DESTDIR   ?=
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI  ?= github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME  ?= 60s
 SOAKTIME  ?= 30m
 TORTURE   ?= 20000
@@ -26,7 +27,7 @@ CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-pm2 test-packages check soak torture lint fuzz bench install package release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
+.PHONY: help build run test test-pm2 test-packages check soak torture lint vulncheck fuzz bench install package release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +102,9 @@ torture: dependencies ## run TORTURE jobs while workers and Redis are killed and
 
 lint: ## run golangci-lint
 	$(GO) run $(GOLANGCI) run ./...
+
+vulncheck: ## look for known vulnerabilities that our code reaches (asks vuln.go.dev)
+	$(GO) run $(GOVULNCHECK) ./...
 
 fuzz: ## fuzz every parser for FUZZTIME each
 	@for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \

@@ -164,8 +164,13 @@ echo left $(find $ROOT/usr $ROOT/etc/systemd $ROOT/run -name '*gpuherd*' ! -path
 // Debian's checker has nothing to say but what an override gives reasons for.
 func TestLintian(t *testing.T) {
 	t.Parallel()
-	if out := tool(t, "lintian", "--allow-root", "--fail-on", "error,warning", builtPackage(t, "deb")); out != "" {
-		t.Errorf("lintian says:\n%s", out)
+	lint(t, builtPackage(t, "deb"))
+}
+
+func lint(t *testing.T, deb string) {
+	t.Helper()
+	if out := tool(t, "lintian", "--allow-root", "--fail-on", "error,warning", deb); out != "" {
+		t.Errorf("lintian says of %s:\n%s", filepath.Base(deb), out)
 	}
 }
 
@@ -270,6 +275,9 @@ func TestPackagesAreTheSame(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("%s: %d bytes", file.Name(), len(got))
+		if *twice && strings.HasSuffix(file.Name(), ".deb") { // also of the other architecture
+			lint(t, filepath.Join(again, file.Name()))
+		}
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s has other bytes when built again elsewhere", file.Name())
 		}
