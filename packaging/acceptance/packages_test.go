@@ -327,6 +327,14 @@ func TestPackagesAreSigned(t *testing.T) {
 	gpg("--armor", "--output", public, "--export")
 	t.Cleanup(func() { _ = exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run() })
 
+	// The sums of a release are signed by a script of ours.
+	sums := filepath.Join(t.TempDir(), "SHA256SUMS")
+	if err := os.WriteFile(sums, []byte("some sums\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "../release/sign", secret, sums)
+	gpg("--verify", sums+".asc", sums)
+
 	// What is signed is the same for any contents.
 	tree, doc, out := t.TempDir(), t.TempDir(), t.TempDir()
 	tool(t, "sh", "-c", "mkdir -p "+tree+"/usr/bin "+tree+"/etc/gpuherd && touch "+tree+"/usr/bin/gpuherd "+tree+"/etc/gpuherd/gpuherd.conf && "+
