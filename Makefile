@@ -145,9 +145,9 @@ lay:
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/journald packaging/journald/gpuherd.conf
 	@install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system-preset packaging/preset/50-gpuherd.preset
 	@install -d -m 0755 $(COMPLETIONS:%=$(DESTDIR)/usr/share/%)
-	@$(COMPLETER) completion bash >$(DESTDIR)/usr/share/bash-completion/completions/gpuherd
-	@$(COMPLETER) completion zsh >$(DESTDIR)/usr/share/zsh/vendor-completions/_gpuherd
-	@$(COMPLETER) completion fish >$(DESTDIR)/usr/share/fish/vendor_completions.d/gpuherd.fish
+	@umask 022; $(COMPLETER) completion bash >$(DESTDIR)/usr/share/bash-completion/completions/gpuherd
+	@umask 022; $(COMPLETER) completion zsh >$(DESTDIR)/usr/share/zsh/vendor-completions/_gpuherd
+	@umask 022; $(COMPLETER) completion fish >$(DESTDIR)/usr/share/fish/vendor_completions.d/gpuherd.fish
 	@install -d -m 0755 $(DESTDIR)/etc/gpuherd/gpuherd.conf.d $(DESTDIR)/etc/gpuherd/services $(DESTDIR)/etc/gpuherd/setup.d
 	@install -d -m 0700 $(DESTDIR)/etc/credstore
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
@@ -164,7 +164,7 @@ CROSS_arm64     := aarch64-linux-gnu-gcc
 
 package: build package-tools ## make dist/: deb, rpm, tar.gz and bill of materials for ARCHES, the same bytes each time
 	@rm -rf dist && mkdir -p dist
-	@for arch in $(ARCHES); do \
+	@umask 022; for arch in $(ARCHES); do \
 		bin=bin; \
 		if [ $$arch != $(HOSTARCH) ]; then \
 			bin=bin/$$arch; \

@@ -303,8 +303,9 @@ func copySources(t *testing.T) copied {
 // before.
 func (c copied) build(t *testing.T, fresh bool, args ...string) {
 	t.Helper()
-	args = append([]string{"-C", c.dir, "package", "VERSION=" + c.version, "SOURCE_DATE_EPOCH=" + c.epoch}, args...)
-	cmd := exec.CommandContext(t.Context(), "make", args...)
+	// Not even the umask makes a difference.
+	args = append([]string{"-c", `umask 077; exec make "$@"`, "sh", "-C", c.dir, "package", "VERSION=" + c.version, "SOURCE_DATE_EPOCH=" + c.epoch}, args...)
+	cmd := exec.CommandContext(t.Context(), "sh", args...)
 	cmd.Env = os.Environ()
 	if fresh {
 		cmd.Env = append(cmd.Env, "GOCACHE="+t.TempDir())
