@@ -36,11 +36,11 @@ func run(args []string, out io.Writer) error {
 		return err
 	}
 	if flags.NArg() == 0 {
-		return errors.New("nothing to do:\n" + usage)
+		return errors.New("no verb: see release -h")
 	}
 	verb, programs := flags.Arg(0), flags.Args()[1:]
 	at := time.Unix(*epoch, 0).UTC()
-	print := func(text string, err error) error {
+	say := func(text string, err error) error {
 		if err != nil {
 			return err
 		}
@@ -49,7 +49,7 @@ func run(args []string, out io.Writer) error {
 	}
 	switch verb {
 	case "version":
-		return print(packageVersion(*described, at)+"\n", nil)
+		return say(packageVersion(*described, at)+"\n", nil)
 	case "changelog", "notes":
 		data, err := os.ReadFile(*file)
 		if err != nil {
@@ -60,11 +60,11 @@ func run(args []string, out io.Writer) error {
 			return fmt.Errorf("%s: %w", *file, err)
 		}
 		if verb == "notes" {
-			return print(notes(sections, strings.TrimPrefix(*described, "v")))
+			return say(notes(sections, strings.TrimPrefix(*described, "v")))
 		}
-		return print(debianChangelog(sections, packageVersion(*described, at), *maintainer, at), nil)
+		return say(debianChangelog(sections, packageVersion(*described, at), *maintainer, at), nil)
 	case "glibc":
-		return print(neededGlibc(programs))
+		return say(neededGlibc(programs))
 	case "sbom", "copyright":
 		built, err := readPrograms(programs)
 		if err != nil {
@@ -75,9 +75,9 @@ func run(args []string, out io.Writer) error {
 			return err
 		}
 		if verb == "copyright" {
-			return print(copyright(modules), nil)
+			return say(copyright(modules), nil)
 		}
-		return print(cycloneDX(built, modules, *described, *arch, at))
+		return say(cycloneDX(built, modules, *described, *arch, at))
 	}
-	return fmt.Errorf("unknown verb %q:\n%s", verb, usage)
+	return fmt.Errorf("unknown verb %q: see release -h", verb)
 }
