@@ -41,7 +41,7 @@ const (
 const servicesDir = "/etc/gpuherd/services"
 
 // readmeFile is where the machine has the README.
-const readmeFile = "/usr/share/doc/gpuherd/README.md"
+const readmeFile = "/opt/README.md"
 
 // changing are the folders below hardwareDir that follow the scenario.
 var changing = []string{"sys/bus/pci", "sys/devices/pci0000:00", "proc/driver"}

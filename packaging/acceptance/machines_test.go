@@ -41,6 +41,7 @@ type setting struct {
 	args     []string // for the tests
 	within   time.Duration
 	loud     bool // what the tests say is shown
+	bare     bool // gpuherd is not installed: its packages lie in the machine
 }
 
 // A hardware is the GPUs of a machine.
@@ -178,6 +179,14 @@ func settings() []setting {
 				conf:     withGPUs,
 				hardware: &hardware{few(), ""},
 				tests:    []string{"TestNoNVML"},
+			},
+			// A fresh machine, and the package.
+			setting{
+				name:   "package-" + string(suite),
+				config: machine.Config{Backend: machine.Nspawn, Suite: suite},
+				bare:   true,
+				tests:  []string{"TestPackageWithoutGPUs", "TestPackage", "TestPackageInterrupted"},
+				loud:   true,
 			})
 	}
 	return append(all, setting{
@@ -222,7 +231,7 @@ func TestEveryTestHasAMachine(t *testing.T) {
 	}
 	var written []string
 	for _, name := range files {
-		if name == "machines_test.go" || name == "installed_test.go" {
+		if slices.Contains([]string{"machines_test.go", "installed_test.go", "packages_test.go"}, name) {
 			continue // these run on the host
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
@@ -319,7 +328,12 @@ func layHardware(t *testing.T, h *hardware, program, libraries string) string {
 func runIn(t *testing.T, s setting, binary, libraries string) {
 	const program = "/opt/acceptance.test"
 	log := &safeBuffer{}
-	s.config.Trees = []string{installed, layTree(t, s, binary, program)}
+	s.config.Trees = []string{layTree(t, s, binary, program)}
+	if s.bare {
+		s.config.Trees = append(s.config.Trees, layPackages(t))
+	} else {
+		s.config.Trees = append([]string{installed}, s.config.Trees...)
+	}
 	if s.hardware != nil {
 		s.config.Trees = append(s.config.Trees, layHardware(t, s.hardware, program, libraries))
 		s.config.Early = program + " hardware\n"
@@ -376,11 +390,21 @@ func layTree(t *testing.T, s setting, binary, program string) string {
 		t.Fatal(err)
 	}
 	files := map[string]string{
-		readmeFile:                 string(readme),
-		"etc/gpuherd/gpuherd.conf": s.conf,
+		readmeFile: string(readme),
 		// Where a machine's journal is kept in memory it would by default hold
 		// less than one test prints.
 		"etc/systemd/journald.conf.d/50-acceptance.conf": "[Journal]\nStorage=volatile\nRuntimeMaxUse=1G\n" + s.journald,
+	}
+	if !s.bare {
+		files["etc/gpuherd/gpuherd.conf"] = s.conf
+		// What `systemctl enable gpuherd.target` does.
+		wants := filepath.Join(tree, "etc/systemd/system/multi-user.target.wants")
+		if err := os.MkdirAll(wants, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("/usr/lib/systemd/system/gpuherd.target", filepath.Join(wants, "gpuherd.target")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for path, text := range files {
 		path = filepath.Join(tree, path)
@@ -390,14 +414,6 @@ func layTree(t *testing.T, s setting, binary, program string) string {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-	}
-	wants := filepath.Join(tree, "etc/systemd/system/multi-user.target.wants")
-	if err := os.MkdirAll(wants, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	// What `systemctl enable gpuherd.target` does.
-	if err := os.Symlink("/usr/lib/systemd/system/gpuherd.target", filepath.Join(wants, "gpuherd.target")); err != nil {
-		t.Fatal(err)
 	}
 	inside := filepath.Join(tree, program)
 	if err := os.MkdirAll(filepath.Dir(inside), 0o755); err != nil {
