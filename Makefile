@@ -83,7 +83,7 @@ test: test-dependencies tree ## run every test: units, then acceptance in dispos
 	$(GO) test -race -timeout 10m ./...
 	@# One after the other: of a single package go shows the tests as they end.
 	$(GO) test -tags machine -timeout 15m -v ./packaging/machine
-	$(GO) test -tags machine -timeout 20m -parallel $(shell nproc) -v ./packaging/acceptance
+	$(GO) test -tags machine -timeout 20m -parallel $$(( $$(nproc) + 1 )) -v ./packaging/acceptance
 
 test-pm2: dependencies ## import what a real PM2, installed by npm, has saved
 	$(GO) test -tags machine -count=1 -v -run ImportedFromPM2 ./packaging/bench

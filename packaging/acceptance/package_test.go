@@ -226,7 +226,7 @@ func TestPackageWithoutGPUs(t *testing.T) {
 	simulate(t)
 	h.reload()
 	h.restart(target)
-	eventually(t, 30*time.Second, "workers wait for Redis", func() error {
+	eventually(t, "workers wait for Redis", func() error {
 		for _, worker := range h.workers() {
 			if u := h.mustUnit(worker); u.Active != "activating" || u.PID == 0 {
 				return fmt.Errorf("%s is %s/%s", worker, u.Active, u.Sub)
@@ -254,7 +254,7 @@ func TestPackage(t *testing.T) {
 	start := time.Now()
 	aptGet(t, "install", firstPackage)
 	installed := time.Now()
-	eventually(t, time.Minute, "workers after apt-get install", h.sick)
+	eventually(t, "workers after apt-get install", h.sick)
 	t.Logf("apt-get install took %v, workers were active %v later", installed.Sub(start).Round(10*time.Millisecond), time.Since(installed).Round(10*time.Millisecond))
 	if got := enabled(t); got != "enabled" {
 		t.Errorf("%s is %s after installation", target, got)
