@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -282,21 +283,17 @@ func TestPackage(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	load := make(chan error, 1)
-	var done int
-	go func() {
-		var err error
-		done, err = h.redis.load(ctx, jobID(t))
-		load <- err
-	}()
+	var done atomic.Int64
+	go func() { load <- h.redis.load(ctx, jobID(t), 2*len(workers), &done) }()
 	out := aptGet(t, "-o", "Dpkg::Options::=--force-confold", "install", nextPackage)
 	stop()
 	if err := <-load; err != nil {
 		t.Error(err)
 	}
-	if done == 0 {
+	if done.Load() == 0 {
 		t.Error("no job was done during the upgrade: that is no load")
 	}
-	t.Logf("%d jobs were done during the upgrade", done)
+	t.Logf("%d jobs were done during the upgrade", done.Load())
 	h.healthy()
 	for _, worker := range workers {
 		if u := h.mustUnit(worker); u.PID != workersBefore[worker].PID || u.Invocation != workersBefore[worker].Invocation {
@@ -358,7 +355,7 @@ func TestPackage(t *testing.T) {
 	// Again, and the job that waited is done.
 	dpkg(t, "--install", nextPackage)
 	h.healthy()
-	h.redis.waitJob(time.Minute, kept, "succeeded")
+	h.redis.waitJob(kept, "succeeded")
 
 	// Purge; what jobs have written is not the package's.
 	work := "/var/lib/gpuherd/shared/result"
@@ -378,7 +375,7 @@ func TestPackage(t *testing.T) {
 // stopped waits until nothing of the herd runs.
 func (h *herd) stopped() {
 	h.t.Helper()
-	eventually(h.t, time.Minute, "the herd stops", func() error {
+	eventually(h.t, "the herd stops", func() error {
 		for _, name := range []string{target, monitorUnit, "redis-worker@0.service", "redis-worker@1.service"} {
 			if u := h.mustUnit(name); u.Active != "inactive" {
 				return fmt.Errorf("%s is %s", name, u.Active)
