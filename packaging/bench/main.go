@@ -11,7 +11,9 @@
 //   - from the enqueuing of a job to an idle worker that has it, and how long
 //     workers take for a backlog, next to asynq and BullMQ;
 //   - from the SIGKILL of a redis-worker to its job running again, and its
-//     memory.
+//     memory;
+//   - how long `gpuherd list` and `gpuherd restart` take with 64 workers, next
+//     to systemctl and pm2.
 //
 // It needs root, and installs PM2 and BullMQ (and node, where there is none)
 // into the user's cache folder.
@@ -57,9 +59,10 @@ const (
 	partMonitor   = "monitor"
 	partCrashes   = "crashes"
 	partQueue     = "queue"
+	partHands     = "hands"
 )
 
-var parts = []string{partGenerator, partMonitor, partCrashes, partQueue}
+var parts = []string{partGenerator, partMonitor, partCrashes, partQueue, partHands}
 
 // bench measures everything, or one part of it, and reports.
 func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
@@ -80,6 +83,8 @@ func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
 			err = benchCrashes(ctx, r, tree, kills)
 		case partQueue:
 			err = benchQueue(ctx, r, tree)
+		case partHands:
+			err = benchHands(ctx, r, tree)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)
