@@ -38,7 +38,7 @@ end
 if stream then drop() end
 redis.call('ZREM', KEYS[6], id())
 if not h[1] then redis.call('HSET', job, 'attempts', 0, 'home', stream, 'enqueued_ms', string.match(entry, '^%d+')) end
-over('cancelled', ARGV[5])
+stop('cancelled', ARGV[5])
 return 'cancelled'`)
 
 // Cancel ends a job that waits or is delayed at once, and tells the worker of

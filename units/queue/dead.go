@@ -27,7 +27,6 @@ if h[1] == 'delayed' then
   if stream then named = select(2, remove()) end
   if not named then return '' end
   wait(stream, again(named))
-  redis.call('HDEL', job, 'due_ms')
   return 'waiting'
 end
 if h[1] and h[1] ~= 'dead' then return h[1] end
