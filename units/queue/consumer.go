@@ -161,7 +161,7 @@ func (c *Consumer) asking() asking {
 	if t.expired {
 		lease = max(c.q.opts.Lease.Milliseconds(), 1)
 	}
-	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease, maxEntry, maxFields}
+	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease}
 	return t
 }
 
@@ -192,7 +192,7 @@ func (c *Consumer) taken(ctx context.Context, t asking, list []any) (claim *Clai
 	case "run", "read":
 		e := &entry{stream: Priority(a.number()), id: a.text(), deliveries: a.number()}
 		n := a.number()
-		if e.fields = a.fields(); a.bad {
+		if e.fields = a.rest(); a.bad {
 			break
 		}
 		c.looked(e.deliveries, t.expired)
@@ -268,13 +268,20 @@ func piece[T any](a *answer) (v T) {
 func (a *answer) text() string  { return piece[string](a) }
 func (a *answer) number() int64 { return piece[int64](a) }
 
+// rest reads all that is left as fields.
+func (a *answer) rest() map[string]string {
+	fields := make(map[string]string, len(a.list)/2)
+	for len(a.list) > 1 {
+		name := a.text()
+		fields[name] = a.text()
+	}
+	return fields
+}
+
+// fields reads one piece that is a list of fields.
 func (a *answer) fields() map[string]string {
 	list := answer{list: piece[[]any](a)}
-	fields := make(map[string]string, len(list.list)/2)
-	for len(list.list) > 1 {
-		name := list.text()
-		fields[name] = list.text()
-	}
+	fields := list.rest()
 	a.bad = a.bad || list.bad
 	return fields
 }

@@ -1,5 +1,7 @@
 package queue
 
+import "fmt"
+
 // The scripts share their first KEYS, and those about one claim the first
 // ARGV, too:
 //
@@ -27,11 +29,11 @@ package queue
 // A script makes all its functions anew each time it is called. So those that
 // few calls need are in rest, and the scripts that each job needs take them as
 // a whole, when they do.
-const (
+var (
 	// library is for scripts that are not called for each job.
-	library = core + rest
+	library = core + limits + rest
 	// lean is for those that are: rare() makes the functions of rest.
-	lean = core + "local function rare()\n" + rest + reclaiming + judging +
+	lean = core + limits + "local function rare()\n" + rest + reclaiming + judging +
 		"return {promote = promote, reclaim = reclaim, judge = judge}\nend\n"
 )
 
@@ -41,21 +43,18 @@ local stream, entry, me, deliveries = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonum
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Numbers are given to Redis as what this makes of them: Redis itself writes
--- them with all digits that a double may have, which takes longer than many a
--- command.
-local function int(n) return string.format('%d', n) end
-local clock = int(now)
+-- Numbers are given to Redis, and put into strings, as what format('%d') makes
+-- of them: else they are written with all digits that a double may have, which
+-- takes longer than many a command.
+local format = string.format
+local clock = format('%d', now)
 local ended = {succeeded = true, dead = true, cancelled = true}
-
--- The most bytes of a value.
-local most = {id = 256, payload = 262144, timeout = 64, max_attempts = 64, trace = 1024}
 
 local function id() return string.sub(job, #KEYS[9] + 1) end
 
-local function place() return stream .. '/' .. entry end
+local function place() return format('%d/%s', stream, entry) end
 
-local function claim() return place() .. '/' .. me .. '/' .. deliveries end
+local function claim() return format('%d/%s/%s/%d', stream, entry, me, deliveries) end
 
 local function held()
   local p = redis.pcall('XPENDING', KEYS[stream], 'workers', entry, entry, '1')
@@ -72,7 +71,7 @@ end
 -- gone are forgotten, and minutes that are over an hour old are added up.
 local function count(what)
   local minute = math.floor(now / 60000)
-  if call('HINCRBY', KEYS[8], what .. ':' .. minute, '1') > 1 then return end
+  if call('HINCRBY', KEYS[8], format('%s:%d', what, minute), '1') > 1 then return end
   call('ZREMRANGEBYSCORE', KEYS[7], '-inf', clock)
   local all = call('HGETALL', KEYS[8])
   for i = 1, #all, 2 do
@@ -90,10 +89,15 @@ local function over(state, ttl, ...)
   call('HSET', job, 'state', state, 'finished_ms', clock, ...)
   call('HDEL', job, 'progress', 'entry', 'claim', 'token', 'cancel')
   call('PEXPIRE', job, ttl)
-  call('ZADD', KEYS[7], int(now + ttl), id())
+  call('ZADD', KEYS[7], format('%d', now + ttl), id())
   count(state)
 end
 `
+
+// limits are the most bytes that bury keeps of a value.
+var limits = fmt.Sprintf(`
+local most = {id = %d, payload = %d, timeout = 64, max_attempts = 64, trace = %d}
+`, MaxID, MaxPayload, maxTrace)
 
 const rest = `
 -- The fields of an entry, as they are and by name; nil: it is not there.
@@ -119,7 +123,7 @@ local kept = {'payload', 'timeout', 'max_attempts', 'trace'}
 -- The job waits, as a new entry with the fields f at the end of stream number to.
 local function wait(to, f)
   local at = call('XADD', KEYS[to], '*', unpack(f))
-  call('HSET', job, 'state', 'waiting', 'entry', int(to) .. '/' .. at)
+  call('HSET', job, 'state', 'waiting', 'entry', format('%d/%s', to, at))
   call('HDEL', job, 'progress', 'claim', 'due_ms')
 end
 

@@ -16,10 +16,10 @@ end
 
 // The scripts that end a claim, and renewScript, begin alike.
 const claimed = `
-local h = call('HMGET', job, 'settled', 'claim', 'cancel', 'attempts', 'home', 'state')
+local h = call('HMGET', job, 'settled', 'claim', 'cancel', 'attempts', 'state')
 local this = claim()
-local settled, cancelled, attempts, home = h[1] == this, h[3], tonumber(h[4] or 0), tonumber(h[5] or stream)
-local lost = not held() or h[2] and h[2] ~= this or ended[h[6]]
+local settled, cancelled, attempts, state = h[1] == this, h[3], tonumber(h[4] or 0), h[5]
+local lost = not held() or h[2] and h[2] ~= this or ended[state]
 `
 
 // renewScript starts the lease anew. Returns 1, 2 where the job is to be
@@ -42,13 +42,11 @@ return cancelled and 2 or 1`)
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] result  ARGV[6] ms to keep the hash
-var finishScript = redis.NewScript(core + finishing + `
-finish(ARGV[5])
+var finishScript = redis.NewScript(core + "local result = ARGV[5]" + finishing + `
 return settled and 1 or 0`)
 
 const finishing = claimed + `
-local function finish(result)
-  if settled or lost then return end
+if not settled and not lost then
   drop()
   if attempts > 1 then call('HDEL', job, 'error', 'reason', 'stderr') end
   over('succeeded', ARGV[6], 'result', result, 'settled', this)
@@ -60,9 +58,8 @@ end
 // Returns what the latter does, or {"lost"}, and then nothing was taken.
 //
 //	KEYS, ARGV[1…4] as above, of the job to finish
-//	ARGV[5…11] as for takeScript  ARGV[12] result
-var finishTakeScript = redis.NewScript(starting + finishing + `
-finish(ARGV[12])
+//	ARGV[5…9] as for takeScript  ARGV[10] result
+var finishTakeScript = redis.NewScript(starting + "local result = ARGV[10]" + finishing + `
 if not settled then return {'lost'} end
 ` + taking)
 
@@ -75,7 +72,7 @@ if not settled then return {'lost'} end
 //	ARGV[8] "1": no attempt would help  ARGV[9] most attempts
 //	ARGV[10] delay in ms  ARGV[11] ms to keep the hash of an ended job
 var failScript = redis.NewScript(library + claimed + `
-if settled then return ended[h[6]] and h[6] or 'retry' end
+if settled then return ended[state] and state or 'retry' end
 if lost then return 'lost' end
 local last = ARGV[8] == '1' or attempts >= tonumber(ARGV[9])
 if last and not cancelled then
@@ -90,7 +87,7 @@ if cancelled or not f then
   over('cancelled', ARGV[11])
   return 'cancelled'
 end
-if tonumber(ARGV[10]) > 0 then delay(named, now + ARGV[10]) else wait(home, f) end
+if tonumber(ARGV[10]) > 0 then delay(named, now + ARGV[10]) else wait(tonumber(call('HGET', job, 'home') or stream), f) end
 return 'retry'`)
 
 // releaseScript hands a job back as if the attempt had never begun; it is

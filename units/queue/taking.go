@@ -1,6 +1,10 @@
 package queue
 
-import "github.com/redis/go-redis/v9"
+import (
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+)
 
 // What start does with an entry that is not simply the first of its job.
 // Returns "run" and the number of attempts so far, or another verdict of start
@@ -61,7 +65,7 @@ local function judge(h, origin, limit, ttl, token, due, paused)
 end
 `
 
-const starting = lean + `
+var starting = lean + `
 -- Begins an attempt of the job by the entry. Returns a verdict and the number
 -- of attempts:
 --
@@ -75,7 +79,7 @@ const starting = lean + `
 local function start(limit, ttl, token, due, paused)
   local h = redis.pcall('HMGET', job, 'state', 'entry', 'claim', 'attempts', 'cancel', 'token')
   local this, state, attempts = place(), h[1], tonumber(h[4] or 0)
-  local origin = state and {} or {'home', int(stream), 'enqueued_ms', string.match(entry, '^%d+')}
+  local origin = state and {} or {'home', format('%d', stream), 'enqueued_ms', string.match(entry, '^%d+')}
   -- Most jobs wait by this entry, known or not, and may run.
   local known = state == 'waiting' and h[2] == this
   local new = not state and not h[2] and not h.err
@@ -85,7 +89,7 @@ local function start(limit, ttl, token, due, paused)
     if verdict ~= 'run' then return verdict, attempts end
   end
   attempts = attempts + 1
-  call('HSET', job, 'state', 'running', 'attempts', int(attempts), 'worker', me,
+  call('HSET', job, 'state', 'running', 'attempts', format('%d', attempts), 'worker', me,
     'entry', this, 'claim', claim(), 'token', token, 'started_ms', clock, unpack(origin))
   return 'run', attempts
 end
@@ -118,18 +122,19 @@ end
 //
 //	{"paused"}
 //	{"none", ms until the next delayed job is due, or −1}
-//	{"run", stream, entry, delivery count, attempt, fields}
-//	{"read", stream, entry, delivery count, bytes, fields}
+//	{"run", stream, entry, delivery count, attempt, fields…}
+//	{"read", stream, entry, delivery count, bytes, fields…}
 //	{another verdict of start, delivery count, id}
 //
 //	KEYS[1…9] as above, ARGV[3] consumer
 //	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
 //	ARGV[7] token  ARGV[8] "1": look for what the consumer holds
 //	ARGV[9] lease in ms, 0: do not look for leases that ran out
-//	ARGV[10] most bytes  ARGV[11] most fields
 var takeScript = redis.NewScript(starting + taking)
 
-const taking = `
+// Nothing is nested in what it returns: for each table Redis asks Lua seven
+// times whether it is one of a special kind.
+var taking = `
 if call('EXISTS', KEYS[5], KEYS[6]) > 0 then
   if call('EXISTS', KEYS[5]) == 1 then return {'paused'} end
   local due = call('ZRANGEBYSCORE', KEYS[6], '-inf', clock, 'LIMIT', '0', '16')
@@ -162,8 +167,8 @@ for i = 1, #f, 2 do
   named[f[i]] = f[i + 1]
   bytes = bytes + #f[i] + #f[i + 1]
 end
-if bytes > tonumber(ARGV[10]) or #f > 2 * tonumber(ARGV[11]) then
-  return {'read', stream, entry, deliveries, bytes, {'id', string.sub(named.id or '', 1, 257)}}
+` + fmt.Sprintf(`if bytes > %d or #f > 2 * %d then`, maxEntry, maxFields) + `
+  return {'read', stream, entry, deliveries, bytes, 'id', string.sub(named.id or '', 1, 257)}
 end
 
 -- What parse takes for certain. It knows more, such as times and UTF-8.
@@ -173,11 +178,11 @@ local function plain(name, pattern)
 end
 if not (named.id and plain('id', '^[%w%p ]+$') and #(named.payload or '') <= most.payload and not named.not_before and
   plain('timeout', '^[1-9]%d?%d?%d?%d?%d?$') and plain('max_attempts', '^[1-9]%d?%d?$') and plain('trace', '^[%w%p ]*$')) then
-  return {'read', stream, entry, deliveries, 0, f}
+  return {'read', stream, entry, deliveries, 0, unpack(f)}
 end
 job = KEYS[9] .. named.id
 local verdict, attempts = start(tonumber(named.max_attempts or ARGV[5]), ARGV[6], ARGV[7], 0, false)
-if verdict == 'run' then return {verdict, stream, entry, deliveries, attempts, f} end
+if verdict == 'run' then return {verdict, stream, entry, deliveries, attempts, unpack(f)} end
 return {verdict, deliveries, named.id}
 `
 
