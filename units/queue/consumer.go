@@ -265,8 +265,19 @@ func piece[T any](a *answer) (v T) {
 	return v
 }
 
-func (a *answer) text() string  { return piece[string](a) }
-func (a *answer) number() int64 { return piece[int64](a) }
+func (a *answer) text() string { return piece[string](a) }
+
+// number reads an integer, which may have come as text.
+func (a *answer) number() int64 {
+	if len(a.list) > 0 {
+		if s, ok := a.list[0].(string); ok {
+			n, err := strconv.ParseInt(s, 10, 64)
+			a.list, a.bad = a.list[1:], a.bad || err != nil
+			return n
+		}
+	}
+	return piece[int64](a)
+}
 
 // rest reads all that is left as fields.
 func (a *answer) rest() map[string]string {

@@ -39,32 +39,33 @@ var (
 
 const core = `
 local call, job = redis.call, KEYS[10]
-local stream, entry, me, deliveries = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local stream, entry, me, deliveries = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local key = KEYS[tonumber(stream)]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Numbers are given to Redis, and put into strings, as what format('%d') makes
--- of them: else they are written with all digits that a double may have, which
--- takes longer than many a command.
+-- All is a string that may be given to Redis. Of numbers format('%d') makes one:
+-- else they are written with all digits that a double may have, which takes
+-- longer than many a command.
 local format = string.format
 local clock = format('%d', now)
 local ended = {succeeded = true, dead = true, cancelled = true}
 
 local function id() return string.sub(job, #KEYS[9] + 1) end
 
-local function place() return format('%d/%s', stream, entry) end
+local function place() return stream .. '/' .. entry end
 
-local function claim() return format('%d/%s/%s/%d', stream, entry, me, deliveries) end
+local function claim() return stream .. '/' .. entry .. '/' .. me .. '/' .. deliveries end
 
 local function held()
-  local p = redis.pcall('XPENDING', KEYS[stream], 'workers', entry, entry, '1')
-  return not p.err and p[1] ~= nil and p[1][2] == me and p[1][4] == deliveries
+  local p = redis.pcall('XPENDING', key, 'workers', entry, entry, '1')
+  return not p.err and p[1] ~= nil and p[1][2] == me and p[1][4] == tonumber(deliveries)
 end
 
 -- The entry goes from the group and from the stream, which would grow for ever.
 local function drop()
-  call('XACK', KEYS[stream], 'workers', entry)
-  call('XDEL', KEYS[stream], entry)
+  call('XACK', key, 'workers', entry)
+  call('XDEL', key, entry)
 end
 
 -- Counts what happens, by the minute. Once a minute the ended whose hash has
@@ -112,7 +113,7 @@ end
 -- The same as fields, and the entry goes. Out of memory Redis refuses what may
 -- need more unless the script has written something: so this comes first.
 local function remove()
-  local f, named = fields(KEYS[stream], entry)
+  local f, named = fields(key, entry)
   drop()
   return f, named
 end
@@ -122,8 +123,8 @@ local kept = {'payload', 'timeout', 'max_attempts', 'trace'}
 
 -- The job waits, as a new entry with the fields f at the end of stream number to.
 local function wait(to, f)
-  local at = call('XADD', KEYS[to], '*', unpack(f))
-  call('HSET', job, 'state', 'waiting', 'entry', format('%d/%s', to, at))
+  local at = call('XADD', KEYS[tonumber(to)], '*', unpack(f))
+  call('HSET', job, 'state', 'waiting', 'entry', to .. '/' .. at)
   call('HDEL', job, 'progress', 'claim', 'due_ms')
 end
 
@@ -155,7 +156,7 @@ local function promote()
   if call('ZREM', KEYS[6], id()) == 0 or h.err or h[1] ~= 'delayed' then return false end
   local named = {}
   for i, name in ipairs(kept) do named[name] = h[i + 2] end
-  wait(tonumber(h[2] or 2), again(named))
+  wait(h[2] or '2', again(named))
   call('HDEL', job, unpack(kept))
   return true
 end
@@ -170,7 +171,7 @@ end
 -- What is above its limit is told by its size. Returns the entry there.
 local function bury(why, reason, stderr, attempts)
   local out = {'error', why, 'reason', reason, 'stderr', stderr, 'attempts', attempts, 'worker', me,
-    'stream', KEYS[stream], 'entry', entry, 'failed_ms', clock}
+    'stream', key, 'entry', entry, 'failed_ms', clock}
   local _, named = remove()
   for name, limit in pairs(most) do
     local value = named and named[name]

@@ -7,8 +7,8 @@ const renewing = `
 -- leaves the delivery count as it is. Before 7.0, which tells its version to
 -- scripts, that also claims an entry that was deleted.
 local function renewed()
-  local r = call('XCLAIM', KEYS[stream], 'workers', me, '0', entry, 'JUSTID')
-  if r[1] and (redis.REDIS_VERSION_NUM or call('XRANGE', KEYS[stream], entry, entry)[1]) then return true end
+  local r = call('XCLAIM', key, 'workers', me, '0', entry, 'JUSTID')
+  if r[1] and (redis.REDIS_VERSION_NUM or call('XRANGE', key, entry, entry)[1]) then return true end
   drop()
   return false
 end
@@ -87,7 +87,7 @@ if cancelled or not f then
   over('cancelled', ARGV[11])
   return 'cancelled'
 end
-if tonumber(ARGV[10]) > 0 then delay(named, now + ARGV[10]) else wait(tonumber(call('HGET', job, 'home') or stream), f) end
+if tonumber(ARGV[10]) > 0 then delay(named, now + ARGV[10]) else wait(call('HGET', job, 'home') or stream, f) end
 return 'retry'`)
 
 // releaseScript hands a job back as if the attempt had never begun; it is
@@ -102,7 +102,7 @@ local f = remove()
 call('HSET', job, 'settled', this)
 count('released')
 if attempts > 0 then call('HINCRBY', job, 'attempts', -1) end
-if cancelled or not f then over('cancelled', ARGV[5]) else wait(1, f) end
+if cancelled or not f then over('cancelled', ARGV[5]) else wait('1', f) end
 return 1`)
 
 // buryScript sends an entry that cannot be a job to Q:dead. Returns 1, or 0

@@ -24,7 +24,7 @@ local function judge(h, origin, limit, ttl, token, due, paused)
     drop()
     return 'duplicate', attempts
   end
-  local unfit = h[5] or due > now or paused or attempts >= limit or deliveries > limit + 100
+  local unfit = h[5] or due > now or paused or attempts >= limit or tonumber(deliveries) > limit + 100
   if unfit and not state then call('HSET', job, unpack(origin)) end
   if h[5] then
     drop()
@@ -41,7 +41,7 @@ local function judge(h, origin, limit, ttl, token, due, paused)
       delay(named, due)
       return 'delayed', attempts
     end
-    wait(1, f)
+    wait('1', f)
     return 'paused', attempts
   end
   -- The consumer never heard that this attempt began: it is the same one.
@@ -51,7 +51,7 @@ local function judge(h, origin, limit, ttl, token, due, paused)
   elseif state == 'running' then
     count('lost')
   end
-  if attempts >= limit or deliveries > limit + 100 then
+  if attempts >= limit or tonumber(deliveries) > limit + 100 then
     if state == 'running' then
       die('worker was lost while the job ran', 'lost', '', attempts, ttl)
     else
@@ -79,17 +79,17 @@ var starting = lean + `
 local function start(limit, ttl, token, due, paused)
   local h = redis.pcall('HMGET', job, 'state', 'entry', 'claim', 'attempts', 'cancel', 'token')
   local this, state, attempts = place(), h[1], tonumber(h[4] or 0)
-  local origin = state and {} or {'home', format('%d', stream), 'enqueued_ms', string.match(entry, '^%d+')}
+  local origin = state and {} or {'home', stream, 'enqueued_ms', string.match(entry, '^%d+')}
   -- Most jobs wait by this entry, known or not, and may run.
   local known = state == 'waiting' and h[2] == this
   local new = not state and not h[2] and not h.err
-  if not (known or new) or h[5] or due > now or paused or attempts >= limit or deliveries > limit + 100 then
+  if not (known or new) or h[5] or due > now or paused or attempts >= limit or deliveries ~= '1' and tonumber(deliveries) > limit + 100 then
     local verdict
     verdict, attempts = rare().judge(h, origin, limit, ttl, token, due, paused)
     if verdict ~= 'run' then return verdict, attempts end
   end
-  attempts = attempts + 1
-  call('HSET', job, 'state', 'running', 'attempts', format('%d', attempts), 'worker', me,
+  attempts = format('%d', attempts + 1)
+  call('HSET', job, 'state', 'running', 'attempts', attempts, 'worker', me,
     'entry', this, 'claim', claim(), 'token', token, 'started_ms', clock, unpack(origin))
   return 'run', attempts
 end
@@ -105,7 +105,7 @@ local function reclaim(idle, ...)
       if not p[1] then break end
       local r = call('XCLAIM', KEYS[i], 'workers', me, idle, p[1][1])
       if r[1] and r[1][2] then
-        stream, entry, deliveries = i, p[1][1], p[1][4] + 1
+        stream, key, entry, deliveries = tostring(i), KEYS[i], p[1][1], format('%d', p[1][4] + 1)
         return r[1][2]
       end
       call('XACK', KEYS[i], 'workers', p[1][1])
@@ -148,13 +148,13 @@ end
 local f
 if ARGV[8] == '1' then f = rare().reclaim(0, '-', '+', 1, me) end
 if not f and ARGV[9] ~= '0' then f = rare().reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1) end
-for i = 1, 3 do
+for i, number in ipairs({'1', '2', '3'}) do
   if f then break end
   -- Mostly nothing is urgent, and then to ask for the length takes less.
   local r = (i > 1 or call('XLEN', KEYS[i]) > 0) and
     call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', '1', 'STREAMS', KEYS[i], '>')
   if r then
-    stream, entry, deliveries, f = i, r[1][2][1][1], 1, r[1][2][1][2]
+    stream, key, entry, deliveries, f = number, KEYS[i], r[1][2][1][1], '1', r[1][2][1][2]
   end
 end
 if not f then
@@ -209,7 +209,7 @@ return {verdict, attempts}`)
 var putBackScript = redis.NewScript(library + `
 if not held() then return 0 end
 local f = remove()
-if f then call('XADD', KEYS[stream], '*', unpack(f)) end
+if f then call('XADD', key, '*', unpack(f)) end
 return 1`)
 
 // leaveScript forgets a consumer, where it holds nothing: with what it holds
