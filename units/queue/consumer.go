@@ -249,58 +249,12 @@ func (c *Consumer) gone(verdict, id string) {
 // It changes once the caller has the claim.
 func (c *Consumer) token() string { return c.nonce + "-" + strconv.Itoa(c.claims) }
 
-// An answer is what a script gave, read piece by piece.
-type answer struct {
-	list []any
-	bad  bool // a piece was missing, or of another type
-}
-
-func piece[T any](a *answer) (v T) {
-	ok := false
-	if len(a.list) > 0 {
-		v, ok = a.list[0].(T)
-		a.list = a.list[1:]
-	}
-	a.bad = a.bad || !ok
-	return v
-}
-
-func (a *answer) text() string { return piece[string](a) }
-
-// number reads an integer, which may have come as text.
-func (a *answer) number() int64 {
-	if len(a.list) > 0 {
-		if s, ok := a.list[0].(string); ok {
-			n, err := strconv.ParseInt(s, 10, 64)
-			a.list, a.bad = a.list[1:], a.bad || err != nil
-			return n
-		}
-	}
-	return piece[int64](a)
-}
-
-// rest reads all that is left as fields.
-func (a *answer) rest() map[string]string {
-	fields := make(map[string]string, len(a.list)/2)
-	for len(a.list) > 1 {
-		name := a.text()
-		fields[name] = a.text()
-	}
-	return fields
-}
-
-// fields reads one piece that is a list of fields.
-func (a *answer) fields() map[string]string {
-	list := answer{list: piece[[]any](a)}
-	fields := list.rest()
-	a.bad = a.bad || list.bad
-	return fields
-}
-
 // wait blocks until an entry comes. The three streams were empty a moment ago:
 // should two get one in between, Redis gives both, and the later is put back.
 func (c *Consumer) wait(ctx context.Context) error {
-	block := c.q.opts.Block
+	// Not as long for all: consumers that began to wait at the same time would
+	// all ask again at the same time, and a job that comes then waits for them.
+	block := c.q.opts.Block - rand.N(c.q.opts.Block/4+1)
 	if !c.due.IsZero() {
 		block = max(min(block, time.Until(c.due)), 0).Truncate(time.Millisecond) + time.Millisecond
 	}

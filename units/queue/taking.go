@@ -77,7 +77,8 @@ var starting = lean + `
 --   paused     the job waits again, before all others
 --   dead       no attempt is left, or the hash is none; the job is in Q:dead
 local function start(limit, ttl, token, due, paused)
-  local h = redis.pcall('HMGET', job, 'state', 'entry', 'claim', 'attempts', 'cancel', 'token')
+  -- Of a job that no worker has seen there is nothing to be read.
+  local h = call('EXISTS', job) == 1 and redis.pcall('HMGET', job, 'state', 'entry', 'claim', 'attempts', 'cancel', 'token') or {}
   local this, state, attempts = place(), h[1], tonumber(h[4] or 0)
   local origin = state and {} or {'home', stream, 'enqueued_ms', string.match(entry, '^%d+')}
   -- Most jobs wait by this entry, known or not, and may run.
@@ -105,7 +106,7 @@ local function reclaim(idle, ...)
       if not p[1] then break end
       local r = call('XCLAIM', KEYS[i], 'workers', me, idle, p[1][1])
       if r[1] and r[1][2] then
-        stream, key, entry, deliveries = tostring(i), KEYS[i], p[1][1], format('%d', p[1][4] + 1)
+        stream, key, entry, deliveries = format('%d', i), KEYS[i], p[1][1], format('%d', p[1][4] + 1)
         return r[1][2]
       end
       call('XACK', KEYS[i], 'workers', p[1][1])
@@ -148,13 +149,13 @@ end
 local f
 if ARGV[8] == '1' then f = rare().reclaim(0, '-', '+', 1, me) end
 if not f and ARGV[9] ~= '0' then f = rare().reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1) end
-for i, number in ipairs({'1', '2', '3'}) do
+for i = 1, 3 do
   if f then break end
   -- Mostly nothing is urgent, and then to ask for the length takes less.
   local r = (i > 1 or call('XLEN', KEYS[i]) > 0) and
     call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', '1', 'STREAMS', KEYS[i], '>')
   if r then
-    stream, key, entry, deliveries, f = number, KEYS[i], r[1][2][1][1], '1', r[1][2][1][2]
+    stream, key, entry, deliveries, f = format('%d', i), KEYS[i], r[1][2][1][1], '1', r[1][2][1][2]
   end
 end
 if not f then
