@@ -249,15 +249,21 @@ func (c *Consumer) gone(verdict, id string) {
 // It changes once the caller has the claim.
 func (c *Consumer) token() string { return c.nonce + "-" + strconv.Itoa(c.claims) }
 
-// wait blocks until an entry comes. The three streams were empty a moment ago:
-// should two get one in between, Redis gives both, and the later is put back.
-func (c *Consumer) wait(ctx context.Context) error {
-	// Not as long for all: consumers that began to wait at the same time would
-	// all ask again at the same time, and a job that comes then waits for them.
+// block returns how long to wait for an entry. It is not the same each time:
+// consumers that began to wait together would all ask again together, and a job
+// that comes then is held up by them.
+func (c *Consumer) block() time.Duration {
 	block := c.q.opts.Block - rand.N(c.q.opts.Block/4+1)
 	if !c.due.IsZero() {
 		block = max(min(block, time.Until(c.due)), 0).Truncate(time.Millisecond) + time.Millisecond
 	}
+	return block
+}
+
+// wait blocks until an entry comes. The three streams were empty a moment ago:
+// should two get one in between, Redis gives both, and the later is put back.
+func (c *Consumer) wait(ctx context.Context) error {
+	block := c.block()
 	// The block is Redis' to keep; some more tells that it is away.
 	ctx, cancel := context.WithTimeout(ctx, block+2*time.Second)
 	defer cancel()
