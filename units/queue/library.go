@@ -26,13 +26,13 @@ import "fmt"
 // Needs Redis 6.2. In 6.2 an XCLAIM of a deleted entry answers with a nil, in
 // 7.0 it drops the entry from the group: both are handled.
 //
-// A script makes all its functions anew each time it is called. So those that
-// few calls need are in rest, and the scripts that each job needs take them as
-// a whole, when they do.
+// A script makes all its functions anew each time it is called. So core has only
+// those that most calls need, and the others are in rest.
 var (
-	// library is for scripts that are not called for each job.
+	// library is for scripts that few jobs need.
 	library = core + limits + rest
-	// lean is for those that are: rare() makes the functions of rest.
+	// lean is for those that each job needs: rare() makes the functions of rest,
+	// where a call comes to want one.
 	lean = core + limits + "local function rare()\n" + rest + reclaiming + judging +
 		"return {promote = promote, reclaim = reclaim, judge = judge}\nend\n"
 )
