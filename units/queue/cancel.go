@@ -24,10 +24,10 @@ local h = redis.call('HMGET', job, 'state', 'entry')
 if ended[h[1]] then return h[1] end
 if h[2] then
   stream, entry = string.match(h[2], '^([123])/(.+)$')
-  stream = tonumber(stream)
+  key = KEYS[tonumber(stream)]
 end
 local named
-if stream then named = select(2, fields(KEYS[stream], entry)) end
+if key then named = select(2, fields(key, entry)) end
 if h[1] == 'running' then
   redis.call('HSET', job, 'cancel', now)
   redis.call('PUBLISH', ARGV[6], id())
@@ -35,10 +35,10 @@ if h[1] == 'running' then
 elseif not h[1] and (not named or named.id ~= id()) then
   return ''
 end
-if stream then drop() end
+if key then drop() end
 redis.call('ZREM', KEYS[6], id())
 if not h[1] then redis.call('HSET', job, 'attempts', 0, 'home', stream, 'enqueued_ms', string.match(entry, '^%d+')) end
-over('cancelled', ARGV[5])
+stop('cancelled', ARGV[5])
 return 'cancelled'`)
 
 // Cancel ends a job that waits or is delayed at once, and tells the worker of

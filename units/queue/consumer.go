@@ -161,7 +161,7 @@ func (c *Consumer) asking() asking {
 	if t.expired {
 		lease = max(c.q.opts.Lease.Milliseconds(), 1)
 	}
-	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease, maxEntry, maxFields}
+	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease}
 	return t
 }
 
@@ -192,7 +192,7 @@ func (c *Consumer) taken(ctx context.Context, t asking, list []any) (claim *Clai
 	case "run", "read":
 		e := &entry{stream: Priority(a.number()), id: a.text(), deliveries: a.number()}
 		n := a.number()
-		if e.fields = a.fields(); a.bad {
+		if e.fields = a.rest(); a.bad {
 			break
 		}
 		c.looked(e.deliveries, t.expired)
@@ -249,43 +249,21 @@ func (c *Consumer) gone(verdict, id string) {
 // It changes once the caller has the claim.
 func (c *Consumer) token() string { return c.nonce + "-" + strconv.Itoa(c.claims) }
 
-// An answer is what a script gave, read piece by piece.
-type answer struct {
-	list []any
-	bad  bool // a piece was missing, or of another type
-}
-
-func piece[T any](a *answer) (v T) {
-	ok := false
-	if len(a.list) > 0 {
-		v, ok = a.list[0].(T)
-		a.list = a.list[1:]
+// block returns how long to wait for an entry. It is not the same each time:
+// consumers that began to wait together would all ask again together, and a job
+// that comes then is held up by them.
+func (c *Consumer) block() time.Duration {
+	block := c.q.opts.Block - rand.N(c.q.opts.Block/4+1)
+	if !c.due.IsZero() {
+		block = max(min(block, time.Until(c.due)), 0).Truncate(time.Millisecond) + time.Millisecond
 	}
-	a.bad = a.bad || !ok
-	return v
-}
-
-func (a *answer) text() string  { return piece[string](a) }
-func (a *answer) number() int64 { return piece[int64](a) }
-
-func (a *answer) fields() map[string]string {
-	list := answer{list: piece[[]any](a)}
-	fields := make(map[string]string, len(list.list)/2)
-	for len(list.list) > 1 {
-		name := list.text()
-		fields[name] = list.text()
-	}
-	a.bad = a.bad || list.bad
-	return fields
+	return block
 }
 
 // wait blocks until an entry comes. The three streams were empty a moment ago:
 // should two get one in between, Redis gives both, and the later is put back.
 func (c *Consumer) wait(ctx context.Context) error {
-	block := c.q.opts.Block
-	if !c.due.IsZero() {
-		block = max(min(block, time.Until(c.due)), 0).Truncate(time.Millisecond) + time.Millisecond
-	}
+	block := c.block()
 	// The block is Redis' to keep; some more tells that it is away.
 	ctx, cancel := context.WithTimeout(ctx, block+2*time.Second)
 	defer cancel()

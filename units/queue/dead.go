@@ -22,12 +22,11 @@ if h[1] == 'delayed' then
   if promote() then return 'waiting' end
   -- No worker has seen yet that its time has not come.
   stream, entry = string.match(h[2] or '', '^([123])/(.+)$')
-  stream = tonumber(stream)
+  key = KEYS[tonumber(stream)]
   local named
-  if stream then named = select(2, remove()) end
+  if key then named = select(2, remove()) end
   if not named then return '' end
   wait(stream, again(named))
-  redis.call('HDEL', job, 'due_ms')
   return 'waiting'
 end
 if h[1] and h[1] ~= 'dead' then return h[1] end
@@ -44,7 +43,7 @@ redis.call('HDEL', job, 'error', 'reason', 'stderr', 'dead', 'settled', 'worker'
 redis.call('HSET', job, 'attempts', 0)
 redis.call('HSETNX', job, 'enqueued_ms', now)
 redis.call('HSETNX', job, 'home', 2)
-wait(tonumber(h[4] or 2), again(named))
+wait(h[4] or '2', again(named))
 return 'waiting'`)
 
 // Retry lets a dead job wait again, with all its attempts, or a delayed one

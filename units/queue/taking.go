@@ -1,0 +1,229 @@
+package queue
+
+import (
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// What start does with an entry that is not simply the first of its job.
+// Returns "run" and the number of attempts so far, or another verdict of start
+// and what that returns.
+const judging = `
+local function judge(h, origin, limit, ttl, token, due, paused)
+  if h.err then
+    bury('key ' .. job .. ' is no hash', 'malformed', '', 0)
+    return 'dead', 0
+  end
+  local state, attempts = h[1], tonumber(h[4] or 0)
+  if ended[state] then
+    drop()
+    return 'ended', attempts
+  end
+  if h[2] ~= place() and elsewhere(state, h[2]) then
+    drop()
+    return 'duplicate', attempts
+  end
+  local unfit = h[5] or due > now or paused or attempts >= limit or tonumber(deliveries) > limit + 100
+  if unfit and not state then call('HSET', job, unpack(origin)) end
+  if h[5] then
+    drop()
+    stop('cancelled', ttl)
+    return 'cancelled', attempts
+  end
+  if due > now or paused then
+    local f, named = remove()
+    if not f then
+      stop('cancelled', ttl)
+      return 'cancelled', attempts
+    end
+    if due > now then
+      delay(named, due)
+      return 'delayed', attempts
+    end
+    wait('1', f)
+    return 'paused', attempts
+  end
+  -- The consumer never heard that this attempt began: it is the same one.
+  local unheard = state == 'running' and h[6] == token
+  if unheard then
+    attempts = attempts - 1
+  elseif state == 'running' then
+    count('lost')
+  end
+  if attempts >= limit or tonumber(deliveries) > limit + 100 then
+    if state == 'running' then
+      die('worker was lost while the job ran', 'lost', '', attempts, ttl)
+    else
+      local last = call('HMGET', job, 'error', 'reason', 'stderr')
+      die(last[1] or 'no attempt came to an end', last[2] or 'lost', last[3] or '', attempts, ttl)
+    end
+    return 'dead', attempts
+  end
+  if state then call('HDEL', job, 'progress', 'due_ms', unpack(kept)) end
+  return 'run', attempts
+end
+`
+
+var starting = lean + `
+-- Begins an attempt of the job by the entry. Returns a verdict and the number
+-- of attempts:
+--
+--   run        go ahead
+--   delayed    its time has not come
+--   ended      the id has its result already, the entry is gone
+--   duplicate  the id waits or runs by another entry, this one is gone
+--   cancelled  and the entry is gone
+--   paused     the job waits again, before all others
+--   dead       no attempt is left, or the hash is none; the job is in Q:dead
+local function start(limit, ttl, token, due, paused)
+  -- Of a job that no worker has seen there is nothing to be read.
+  local h = call('EXISTS', job) == 1 and redis.pcall('HMGET', job, 'state', 'entry', 'claim', 'attempts', 'cancel', 'token') or {}
+  local this, state, attempts = place(), h[1], tonumber(h[4] or 0)
+  local origin = state and {} or {'home', stream, 'enqueued_ms', string.match(entry, '^%d+')}
+  -- Most jobs wait by this entry, known or not, and may run.
+  local known = state == 'waiting' and h[2] == this
+  local new = not state and not h[2] and not h.err
+  if not (known or new) or h[5] or due > now or paused or attempts >= limit or deliveries ~= '1' and tonumber(deliveries) > limit + 100 then
+    local verdict
+    verdict, attempts = rare().judge(h, origin, limit, ttl, token, due, paused)
+    if verdict ~= 'run' then return verdict, attempts end
+  end
+  attempts = format('%d', attempts + 1)
+  call('HSET', job, 'state', 'running', 'attempts', attempts, 'worker', me,
+    'entry', this, 'claim', claim(), 'token', token, 'started_ms', clock, unpack(origin))
+  return 'run', attempts
+end
+`
+
+// XCLAIM rather than a read of the own entries from 0: that raises the
+// delivery count without telling append-only file and replicas.
+const reclaiming = `
+local function reclaim(idle, ...)
+  for i = 1, 3 do
+    for _ = 1, 100 do
+      local p = call('XPENDING', KEYS[i], 'workers', ...)
+      if not p[1] then break end
+      local r = call('XCLAIM', KEYS[i], 'workers', me, idle, p[1][1])
+      if r[1] and r[1][2] then
+        stream, key, entry, deliveries = format('%d', i), KEYS[i], p[1][1], format('%d', p[1][4] + 1)
+        return r[1][2]
+      end
+      call('XACK', KEYS[i], 'workers', p[1][1])
+    end
+  end
+end
+`
+
+// takeScript begins an attempt of an entry that is there now: one that the
+// consumer holds already, else one whose lease ran out, else a new one; high
+// before normal before low. Delayed jobs whose time has come wait again
+// first. What it cannot judge itself, it gives unbegun: parse is to do that.
+// Of what has too many bytes or fields it gives the id only. Returns
+//
+//	{"paused"}
+//	{"none", ms until the next delayed job is due, or −1}
+//	{"run", stream, entry, delivery count, attempt, fields…}
+//	{"read", stream, entry, delivery count, bytes, fields…}
+//	{another verdict of start, delivery count, id}
+//
+//	KEYS[1…9] as above, ARGV[3] consumer
+//	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
+//	ARGV[7] token  ARGV[8] "1": look for what the consumer holds
+//	ARGV[9] lease in ms, 0: do not look for leases that ran out
+var takeScript = redis.NewScript(starting + taking)
+
+// Nothing is nested in what it returns: for each table Redis asks Lua seven
+// times whether it is one of a special kind.
+var taking = `
+if call('EXISTS', KEYS[5], KEYS[6]) > 0 then
+  if call('EXISTS', KEYS[5]) == 1 then return {'paused'} end
+  local due = call('ZRANGEBYSCORE', KEYS[6], '-inf', clock, 'LIMIT', '0', '16')
+  local promote = due[1] and rare().promote
+  for _, of in ipairs(due) do
+    job = KEYS[9] .. of
+    promote()
+  end
+end
+
+local f
+if ARGV[8] == '1' then f = rare().reclaim(0, '-', '+', 1, me) end
+if not f and ARGV[9] ~= '0' then f = rare().reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1) end
+for i = 1, 3 do
+  if f then break end
+  -- Mostly nothing is urgent, and then to ask for the length takes less.
+  local r = (i > 1 or call('XLEN', KEYS[i]) > 0) and
+    call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', '1', 'STREAMS', KEYS[i], '>')
+  if r then
+    stream, key, entry, deliveries, f = format('%d', i), KEYS[i], r[1][2][1][1], '1', r[1][2][1][2]
+  end
+end
+if not f then
+  local due = call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
+  return {'none', due[2] and math.max(0, due[2] - now) or -1}
+end
+
+local named, bytes = {}, 0
+for i = 1, #f, 2 do
+  named[f[i]] = f[i + 1]
+  bytes = bytes + #f[i] + #f[i + 1]
+end
+` + fmt.Sprintf(`if bytes > %d or #f > 2 * %d then`, maxEntry, maxFields) + `
+  return {'read', stream, entry, deliveries, bytes, 'id', string.sub(named.id or '', 1, 257)}
+end
+
+-- What parse takes for certain. It knows more, such as times and UTF-8.
+local function plain(name, pattern)
+  local value = named[name]
+  return not value or #value <= most[name] and string.find(value, pattern)
+end
+if not (named.id and plain('id', '^[%w%p ]+$') and #(named.payload or '') <= most.payload and not named.not_before and
+  plain('timeout', '^[1-9]%d?%d?%d?%d?%d?$') and plain('max_attempts', '^[1-9]%d?%d?$') and plain('trace', '^[%w%p ]*$')) then
+  return {'read', stream, entry, deliveries, 0, unpack(f)}
+end
+job = KEYS[9] .. named.id
+local verdict, attempts = start(tonumber(named.max_attempts or ARGV[5]), ARGV[6], ARGV[7], 0, false)
+if verdict == 'run' then return {verdict, stream, entry, deliveries, attempts, unpack(f)} end
+return {verdict, deliveries, named.id}
+`
+
+// startScript begins an attempt of an entry that was read unbegun. Returns
+// {verdict of start, or "lost", attempt}.
+//
+//	KEYS, ARGV[1…4] as above
+//	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
+//	ARGV[7] token  ARGV[8] not before this time in ms, 0 for none
+var startScript = redis.NewScript(starting + renewing + `
+if not held() then return {'lost', 0} end
+local verdict, attempts = start(tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), call('EXISTS', KEYS[5]) == 1)
+-- The lease begins now, however long ago the entry was read.
+if verdict == 'run' and not renewed() then
+  over('cancelled', ARGV[6])
+  return {'cancelled', attempts}
+end
+return {verdict, attempts}`)
+
+// putBackScript moves an entry that was read but not begun to the end of its
+// stream. Returns 1, or 0 where it is another's.
+//
+//	KEYS[1…9], ARGV[1…4] as above
+var putBackScript = redis.NewScript(library + `
+if not held() then return 0 end
+local f = remove()
+if f then call('XADD', key, '*', unpack(f)) end
+return 1`)
+
+// leaveScript forgets a consumer, where it holds nothing: with what it holds
+// the redelivery would be lost. Returns how many of the streams knew it.
+//
+//	KEYS[1…3] the streams  ARGV[1] the consumer
+var leaveScript = redis.NewScript(`
+local n = 0
+for i = 1, 3 do
+  local p = redis.pcall('XPENDING', KEYS[i], 'workers', '-', '+', 1, ARGV[1])
+  if not p.err and not p[1] then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[i], 'workers', ARGV[1])
+    n = n + 1
+  end
+end
+return n`)
