@@ -303,7 +303,7 @@ func TestPackage(t *testing.T) {
 	if u := h.mustUnit(monitorUnit); u.PID == monitorBefore.PID {
 		t.Errorf("the upgrade left the monitor as it was")
 	}
-	if !strings.Contains(out, "gpuherd reload") {
+	if !strings.Contains(out, "gpuherd reload all") {
 		t.Errorf("the upgrade does not say how workers get the new version:\n%s", out)
 	}
 	if data, err := os.ReadFile(mainConf); err != nil || string(data) != edited {
