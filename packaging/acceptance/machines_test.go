@@ -191,9 +191,9 @@ func settings() []setting {
 	}
 	return append(all, setting{
 		name: "documented",
-		config: machine.Config{Backend: machine.Nspawn, Suite: machine.Trixie,
-			Env: map[string]string{"NUM_GPUS": "4", "WORKER_ID": "gpu-1"}},
-		conf:  "[GPU]\nSimulate=yes\n[Redis]\nHost=gpu-1\n",
+		config: machine.Config{Backend: machine.Nspawn, Suite: machine.Trixie, Hostname: "gpu-1",
+			Env: map[string]string{"NUM_GPUS": "4"}},
+		conf:  "[GPU]\nSimulate=yes\n",
 		tests: []string{"TestDocumentedCommands"},
 	})
 }
