@@ -26,6 +26,10 @@ LDFLAGS   := -s -w -buildid= -X gpuherd/generator/version.version=$(VERSION)
 CGOFLAGS  := -extldflags=-Wl,-z,lazy
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
+# Each program that is built with -race would sleep for a second at its end, and
+# tests run some hundreds of them.
+export GORACE ?= atexit_sleep_ms=0
+
 .DEFAULT_GOAL := build
 .PHONY: help build run test test-pm2 test-pages test-packages check soak torture lint vulncheck fuzz bench install package release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
 
