@@ -31,7 +31,7 @@ export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 export GORACE ?= atexit_sleep_ms=0
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-pm2 test-pages test-packages check soak torture lint vulncheck fuzz bench install package release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
+.PHONY: help build run test test-machines test-pm2 test-pages test-packages check soak torture lint vulncheck fuzz bench install package release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,10 @@ test: test-dependencies tree ## run every test: units, then acceptance in dispos
 	@# One after the other: of a single package go shows the tests as they end.
 	$(GO) test -tags machine -timeout 15m -v ./packaging/machine
 	$(GO) test -tags machine -timeout 20m -parallel $$(( $$(nproc) + 1 )) -v ./packaging/acceptance
+
+test-machines: test-dependencies tree ## run the acceptance tests, in the machines that make test has no time for, too
+	@$(MAKE) --no-print-directory package ARCHES=$(HOSTARCH)
+	$(GO) test -tags machine -timeout 60m -count=1 -parallel $$(( $$(nproc) + 1 )) -v ./packaging/acceptance -long
 
 test-pm2: dependencies ## import what a real PM2, installed by npm, has saved
 	$(GO) test -tags machine -count=1 -v -run ImportedFromPM2 ./packaging/bench

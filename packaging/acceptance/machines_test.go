@@ -28,6 +28,8 @@ import (
 // installed is what `make tree` lays down: gpuherd as it is on a machine.
 const installed = "../../bin/tree"
 
+var long = flag.Bool("long", false, "boot the machines, too, that take minutes and show on another systemd what one shows already")
+
 var soak = flag.Duration("soak", 0, "how long TestLoss does harm; 0: as it does by itself")
 
 // A setting is one kind of machine, and the tests that run in it.
@@ -41,6 +43,7 @@ type setting struct {
 	args     []string // for the tests
 	within   time.Duration
 	loud     bool // what the tests say is shown
+	long     bool // it runs with -long only
 	bare     bool // gpuherd is not installed: its packages lie in the machine
 }
 
@@ -101,6 +104,7 @@ func settings() []setting {
 			// These take most of the time.
 			setting{
 				name:     "kernel-gpus-" + string(suite),
+				long:     suite == machine.Bookworm,
 				config:   machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30},
 				conf:     withGPUs,
 				hardware: &hardware{few(), "whole"},
@@ -212,6 +216,10 @@ func TestMachines(t *testing.T) {
 	}
 	binary, libraries := buildTests(t), buildLibraries(t)
 	for _, s := range settings() {
+		if s.long && !*long {
+			t.Logf("left to make test-machines, as it takes minutes: %s", s.name)
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			runIn(t, s, binary, libraries)
