@@ -101,7 +101,6 @@ func settings() []setting {
 	var all []setting
 	for _, suite := range []machine.Suite{machine.Bookworm, machine.Trixie} {
 		all = append(all,
-			// These take most of the time.
 			setting{
 				name:     "kernel-gpus-" + string(suite),
 				long:     suite == machine.Bookworm,
@@ -215,11 +214,26 @@ func TestMachines(t *testing.T) {
 		t.Fatalf("%v: run make tree first", err)
 	}
 	binary, libraries := buildTests(t), buildLibraries(t)
+	var kernels, containers []setting
 	for _, s := range settings() {
-		if s.long && !*long {
+		switch {
+		case s.long && !*long:
 			t.Logf("left to make test-machines, as it takes minutes: %s", s.name)
-			continue
+		case s.config.Backend == machine.UML:
+			kernels = append(kernels, s)
+		default:
+			containers = append(containers, s)
 		}
+	}
+	// A kernel of its own wants a whole CPU: two at once take longer than one
+	// after the other.
+	t.Run("kernels", func(t *testing.T) {
+		t.Parallel()
+		for _, s := range kernels {
+			t.Run(s.name, func(t *testing.T) { runIn(t, s, binary, libraries) })
+		}
+	})
+	for _, s := range containers {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			runIn(t, s, binary, libraries)
