@@ -400,8 +400,17 @@ func TestQuietUnits(t *testing.T) {
 	}
 	rest()
 	s.Samples()
-	if n := looks("3500"); n != 1 {
-		t.Errorf("where somebody asks look %d sees a change, want the next", n)
+	for i, memory := range []string{"3500", "3501", "3502"} {
+		if n := looks(memory); n != 1 {
+			t.Errorf("%d looks after somebody asked look %d sees a change, want the next", i, n)
+		}
+	}
+	for range askedFor {
+		s.sample(r)
+	}
+	rest()
+	if n := looks("3600"); n != restEvery {
+		t.Errorf("long after somebody asked look %d sees a change, want %d", n, restEvery)
 	}
 }
 

@@ -20,6 +20,10 @@ const (
 	restEvery = 6
 )
 
+// askedFor is at how many looks everything is read once somebody has asked for
+// samples: whoever asks once a minute, as Prometheus may, finds them fresh.
+const askedFor = 18
+
 // A Herd is where a Sampler learns of units and tells their figures: a
 // state.Herd.
 type Herd interface {
@@ -65,7 +69,7 @@ type Sampler struct {
 	Log   *slog.Logger
 
 	last  atomic.Pointer[map[string]Sample]
-	asked atomic.Bool // since the Sampler looked last
+	asked atomic.Int32 // looks for which everything is still read
 
 	looks int            // so far
 	quiet map[string]int // by unit: looks in a row at which it did nothing
@@ -77,7 +81,7 @@ func (s *Sampler) String() string { return "resource sampler" }
 // Samples returns the last Sample of each unit by name. The map is for reading
 // only.
 func (s *Sampler) Samples() map[string]Sample {
-	s.asked.Store(true)
+	s.asked.Store(askedFor)
 	return s.samples()
 }
 
@@ -110,16 +114,19 @@ func (s *Sampler) Run(ctx context.Context) error {
 
 func (s *Sampler) sample(r *reader) {
 	before := s.samples()
-	r.all = s.asked.Swap(false)
+	// Whoever asks in between has it at askedFor or one less.
+	if r.all = s.asked.Load() > 0; r.all {
+		s.asked.Add(-1)
+	}
 	groups := s.Herd.ControlGroups()
 	samples := make(map[string]Sample, len(groups))
 	figures := make(map[string]state.Figures, len(groups))
-	asked := make(map[string]bool, len(groups))
+	wanted := make(map[string]bool, len(groups))
 	quiet := make(map[string]int, len(groups))
 	s.looks++
 	now := time.Now()
 	for unit, group := range groups {
-		asked[group.Path] = true
+		wanted[group.Path] = true
 		old := before[unit]
 		if n := s.quiet[unit]; n >= restAfter && old.group == group && !r.all && s.looks%restEvery != 0 {
 			quiet[unit], samples[unit] = n, old
@@ -140,7 +147,7 @@ func (s *Sampler) sample(r *reader) {
 		figures[unit] = state.Figures{Memory: u.MemoryBytes, MemoryPeak: u.MemoryPeakBytes, MemoryMax: u.MemoryMaxBytes, CPUNS: u.CPUNS}
 	}
 	s.quiet = quiet
-	r.only(asked)
+	r.only(wanted)
 	s.last.Store(&samples)
 	s.Herd.Use(figures)
 }

@@ -3,9 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -18,27 +16,7 @@ const (
 
 // benchHands measures what a person waits for with 64 workers, next to
 // systemctl and PM2's own command line.
-func benchHands(ctx context.Context, r *result, tree string) (err error) {
-	modules, err := installPM2(ctx)
-	if err != nil {
-		return err
-	}
-	db, share, stopRedis, err := startRedis(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, stopRedis()) }()
-	h, err := startHerd(ctx, tree, share, db, workers, 1)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, h.stop()) }()
-	p, err := startPM2(ctx, modules, filepath.Join(share, redisSocket), workers)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, p.stop()) }()
-
+func benchHands(ctx context.Context, r *result, h *herd, p *pm2) error {
 	inside := func(command string) func() (time.Duration, error) {
 		return func() (time.Duration, error) { return h.timeCommand(ctx, command) }
 	}

@@ -31,6 +31,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 func main() {
@@ -80,11 +82,15 @@ func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
 		case partMonitor:
 			err = benchMonitor(ctx, r, tree)
 		case partCrashes:
-			err = benchCrashes(ctx, r, tree, kills)
+			err = besidePM2(ctx, tree, func(db *redis.Client, ours *herd, theirs *pm2) error {
+				return benchCrashes(ctx, r, db, ours, theirs, kills)
+			})
 		case partQueue:
 			err = benchQueue(ctx, r, tree)
 		case partHands:
-			err = benchHands(ctx, r, tree)
+			err = besidePM2(ctx, tree, func(_ *redis.Client, ours *herd, theirs *pm2) error {
+				return benchHands(ctx, r, ours, theirs)
+			})
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", part, err)
@@ -130,7 +136,9 @@ func peak(runs []generatorRun) float64 {
 	return highest
 }
 
-func benchCrashes(ctx context.Context, r *result, tree string, kills int) (err error) {
+// besidePM2 starts a herd and a PM2 with as many workers and the same Redis, has
+// f measure them, and stops them.
+func besidePM2(ctx context.Context, tree string, f func(*redis.Client, *herd, *pm2) error) (err error) {
 	modules, err := installPM2(ctx)
 	if err != nil {
 		return err
@@ -150,7 +158,10 @@ func benchCrashes(ctx context.Context, r *result, tree string, kills int) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, theirs.stop()) }()
+	return f(db, ours, theirs)
+}
 
+func benchCrashes(ctx context.Context, r *result, db *redis.Client, ours *herd, theirs *pm2, kills int) error {
 	times, err := timeCrashes(ctx, db, kills, ours, theirs)
 	if err != nil {
 		return err
