@@ -89,9 +89,8 @@ func (a *app) await(ctx context.Context, verb jobs.Verb, units []string, wait bo
 		return nil, err
 	}
 	if wait {
-		// Before 257 JobRemoved of a job reaches its owner only when subscribed.
-		if err := conn.Subscribe(); err != nil {
-			return nil, a.noSystemd(err)
+		if err := a.listen(ctx); err != nil {
+			return nil, err
 		}
 	}
 	waitCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))

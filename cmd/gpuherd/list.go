@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,8 +55,13 @@ gpu_temperature, gpu_health, gpu_reasons. What is not known is left out.`,
 }
 
 func (a *app) printList(ctx context.Context, words []string, all, asJSON bool) error {
+	debug.SetGCPercent(1000) // collecting the garbage of some hundred answers would be a tenth of it all
 	figures := a.askFigures(ctx)
-	workers, err := a.herd(ctx, words, all)
+	ask := a.glance
+	if asJSON {
+		ask = a.herd
+	}
+	workers, err := ask(ctx, words, all)
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func workers(inventory *gpu.Inventory) []worker {
 	a.now = func() time.Time { return now }
 	var ws []worker
 	for _, o := range observed() {
-		ws = append(ws, a.newWorker(o, inventory))
+		ws = append(ws, a.observed(o, inventory))
 	}
 	return ws
 }

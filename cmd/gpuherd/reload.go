@@ -70,12 +70,8 @@ func (a *app) roll(ctx context.Context, words []string, o rolling.Options, rerea
 	if err != nil {
 		return err
 	}
-	conn, err := a.jobs(ctx)
-	if err != nil {
+	if err := a.listen(ctx); err != nil {
 		return err
-	}
-	if err := conn.Subscribe(); err != nil {
-		return a.noSystemd(err)
 	}
 	waitCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)

@@ -45,7 +45,7 @@ func (a *app) resurrectHerd(ctx context.Context, asJSON bool) ([]jobs.Outcome, e
 	if err := a.daemonReload(ctx); err != nil {
 		return nil, err
 	}
-	workers, err := a.herd(ctx, nil, false)
+	workers, err := a.glance(ctx, nil, false)
 	if err != nil {
 		return nil, err
 	}

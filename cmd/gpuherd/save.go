@@ -71,7 +71,7 @@ func (s *saved) String() string {
 }
 
 func (a *app) saveHerd(ctx context.Context, force bool) (*saved, error) {
-	workers, err := a.herd(ctx, nil, false)
+	workers, err := a.glance(ctx, nil, false)
 	if err != nil {
 		return nil, err
 	}

@@ -61,6 +61,7 @@ type Option func(*options)
 
 type options struct {
 	address, target string
+	private         bool
 	stream          io.ReadWriteCloser
 	times           times
 }
@@ -68,6 +69,16 @@ type options struct {
 // WithAddress connects to the D-Bus address a ("unix:path=…", "unixexec:…")
 // instead of the system bus.
 func WithAddress(a string) Option { return func(o *options) { o.address = a } }
+
+// Private is the address where systemd answers root without a bus between.
+const Private = "unix:path=/run/systemd/private"
+
+// WithoutBus speaks to systemd itself at the D-Bus address a, as root's
+// systemctl(1) does at Private: in half the time, and where no dbus-daemon
+// runs. It is for calls only: without a bus there is nobody to match signals.
+func WithoutBus(a string) Option {
+	return func(o *options) { o.address, o.private = a, true }
+}
 
 // WithStream speaks to the bus on the far end of a stream, such as a
 // systemd-stdio-bridge(1), instead of the system bus. The connection closes it.
@@ -119,10 +130,19 @@ func connect(ctx context.Context, o options, signals dbus.SignalHandler) (*dbus.
 	settings := []dbus.ConnOption{dbus.WithSignalHandler(signals), dbus.WithContext(life)}
 	var conn *dbus.Conn
 	var err error
-	if o.stream != nil {
+	switch {
+	case o.stream != nil:
 		address = "the end of a stream"
-		conn, err = greet(o.stream, settings)
-	} else {
+		if conn, err = dbus.NewConn(o.stream, settings...); err != nil {
+			_ = o.stream.Close() // nothing was written
+			break
+		}
+		conn, err = greet(conn, conn.Hello)
+	case o.private: // no bus: nobody to say hello to
+		if conn, err = dbus.Dial(address, settings...); err == nil {
+			conn, err = greet(conn, nil)
+		}
+	default:
 		conn, err = dbus.Connect(address, settings...)
 	}
 	if err != nil {
@@ -139,15 +159,12 @@ func connect(ctx context.Context, o options, signals dbus.SignalHandler) (*dbus.
 	return conn, nil
 }
 
-// greet does on a stream what dbus.Connect does on a socket.
-func greet(stream io.ReadWriteCloser, settings []dbus.ConnOption) (*dbus.Conn, error) {
-	conn, err := dbus.NewConn(stream, settings...)
-	if err != nil {
-		_ = stream.Close() // nothing was written
-		return nil, err
-	}
-	if err = conn.Auth(nil); err == nil {
-		err = conn.Hello()
+// greet authenticates, and says hello where there is a bus to say it to, as
+// dbus.Connect does.
+func greet(conn *dbus.Conn, hello func() error) (*dbus.Conn, error) {
+	err := conn.Auth(nil)
+	if err == nil && hello != nil {
+		err = hello()
 	}
 	if err != nil {
 		_ = conn.Close() // what went wrong is told already
@@ -159,6 +176,22 @@ func greet(stream io.ReadWriteCloser, settings []dbus.ConnOption) (*dbus.Conn, e
 // Bus returns the connection itself, for what this package does not ask of
 // systemd. Close ends it.
 func (c *Conn) Bus() *dbus.Conn { return c.bus }
+
+// Subscribe asks systemd to send signals to the bus; without, not even
+// PropertiesChanged comes. fresh tells that systemd did not have us.
+func (c *Conn) Subscribe(ctx context.Context) (fresh bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.times.call)
+	defer cancel()
+	err = c.systemd.CallWithContext(ctx, managerIface+".Subscribe", dbus.FlagNoAutoStart).Err
+	var e dbus.Error
+	if errors.As(err, &e) && e.Name == "org.freedesktop.systemd1.AlreadySubscribed" {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot subscribe to systemd: %w", err)
+	}
+	return true, nil
+}
 
 func systemBus() string {
 	if a := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS"); a != "" {

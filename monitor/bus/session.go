@@ -92,7 +92,7 @@ func (s *session) open(ctx context.Context) (err error) {
 	}
 	s.calls = &Conn{bus: b, systemd: b.Object(busName, managerPath), opts: s.w.opts}
 	s.asked = time.Now()
-	if _, err = s.subscribe(ctx); err != nil {
+	if _, err = s.calls.Subscribe(ctx); err != nil {
 		_ = b.Close()
 	}
 	return err
@@ -101,22 +101,6 @@ func (s *session) open(ctx context.Context) (err error) {
 func (s *session) close() {
 	_ = s.sig.Close()
 	_ = s.calls.Close()
-}
-
-// subscribe asks systemd to send signals to the bus; without, not even
-// PropertiesChanged comes. fresh tells that systemd did not have us.
-func (s *session) subscribe(ctx context.Context) (fresh bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.w.opts.times.call)
-	defer cancel()
-	err = s.calls.systemd.CallWithContext(ctx, managerIface+".Subscribe", dbus.FlagNoAutoStart).Err
-	var e dbus.Error
-	if errors.As(err, &e) && e.Name == "org.freedesktop.systemd1.AlreadySubscribed" {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("cannot subscribe to systemd: %w", err)
-	}
-	return true, nil
 }
 
 // loop reads signals until ctx ends or the bus goes. Nothing in it waits for
@@ -189,7 +173,7 @@ func (s *session) probe(ctx context.Context) {
 	s.probing = true
 	s.helpers.Go(func() {
 		at := time.Now()
-		fresh, err := s.subscribe(ctx)
+		fresh, err := s.calls.Subscribe(ctx)
 		s.probed <- probed{at, fresh, err}
 	})
 }
@@ -333,7 +317,7 @@ func (s *session) resync(ctx context.Context, reason string) {
 func (s *session) read(ctx context.Context, reason string) ([]state.Observation, error) {
 	if reason == ReasonReexec {
 		// Not every version carries subscriptions over.
-		if _, err := s.subscribe(ctx); err != nil {
+		if _, err := s.calls.Subscribe(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -1,6 +1,9 @@
 package resources
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 // A hierarchy is a tree of control groups and what is read of each.
 type hierarchy struct {
@@ -11,9 +14,10 @@ type hierarchy struct {
 
 // A file is one of a control group, and what takes its content.
 type file struct {
-	name string
-	take func(u *Usage, data []byte) error
-	live bool // herds are watched by it: it is read every time
+	name  string
+	take  func(u *Usage, data []byte) error
+	live  bool // herds are watched by it: it is read every time
+	limit bool // what memory is held against
 }
 
 const mountV2 = "sys/fs/cgroup"
@@ -22,7 +26,7 @@ const mountV2 = "sys/fs/cgroup"
 var unified = []hierarchy{{mountV2, "cgroup.events", []file{
 	{name: "memory.current", live: true, take: number(func(u *Usage) **uint64 { return &u.MemoryBytes })},
 	{name: "memory.peak", take: number(func(u *Usage) **uint64 { return &u.MemoryPeakBytes })},
-	{name: "memory.max", take: number(func(u *Usage) **uint64 { return &u.MemoryMaxBytes })},
+	{name: "memory.max", limit: true, take: number(func(u *Usage) **uint64 { return &u.MemoryMaxBytes })},
 	{name: "memory.events", take: func(u *Usage, data []byte) error {
 		return errors.Join(key(data, "oom_kill", &u.OOMKills), key(data, "max", &u.LimitHits))
 	}},
@@ -57,7 +61,7 @@ var legacy = []hierarchy{
 	{mountMemory, "", []file{
 		{name: "memory.usage_in_bytes", live: true, take: number(func(u *Usage) **uint64 { return &u.MemoryBytes })},
 		{name: "memory.max_usage_in_bytes", take: number(func(u *Usage) **uint64 { return &u.MemoryPeakBytes })},
-		{name: "memory.limit_in_bytes", take: func(u *Usage, data []byte) error {
+		{name: "memory.limit_in_bytes", limit: true, take: func(u *Usage, data []byte) error {
 			err := parse(data, &u.MemoryMaxBytes)
 			if u.MemoryMaxBytes != nil && *u.MemoryMaxBytes >= unlimited {
 				u.MemoryMaxBytes = nil
@@ -69,4 +73,25 @@ var legacy = []hierarchy{
 	}},
 	{mountCPUAcct, "", []file{{name: "cpuacct.usage", live: true, take: number(func(u *Usage) **uint64 { return &u.CPUNS })}}},
 	{mountPIDs, "", []file{{name: "pids.current", take: number(func(u *Usage) **uint64 { return &u.Tasks })}}},
+}
+
+// versions are v2 and v1, in the order in which they are looked for.
+type versions struct{ unified, legacy []hierarchy }
+
+// whole is all that there is to read, brief what people look at.
+var (
+	whole = versions{unified, legacy}
+	brief = versions{abridged(unified), abridged(legacy)}
+)
+
+// abridged leaves out what is neither live nor the limit of memory.
+func abridged(hierarchies []hierarchy) []hierarchy {
+	var out []hierarchy
+	for _, h := range hierarchies {
+		h.files = slices.DeleteFunc(slices.Clone(h.files), func(f file) bool { return !f.live && !f.limit })
+		if len(h.files) > 0 {
+			out = append(out, h)
+		}
+	}
+	return out
 }

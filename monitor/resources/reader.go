@@ -17,16 +17,17 @@ const bufSize = 4096
 // idle monitor does, so it keeps the files open: then each costs one system
 // call, where opening and closing it anew costs two more, dearer ones.
 type reader struct {
-	root string
-	all  bool // read every file, and not just the live ones
-	buf  []byte
-	most int               // groups to keep open
-	kept map[string]*group // by control group
+	root     string
+	versions versions
+	all      bool // read every file, and not just the live ones
+	buf      []byte
+	most     int               // groups to keep open
+	kept     map[string]*group // by control group
 }
 
 // newReader returns a reader that keeps so many groups open.
 func newReader(root string, most int) *reader {
-	return &reader{root: root, buf: make([]byte, bufSize), most: most, kept: map[string]*group{}}
+	return &reader{root: root, versions: whole, buf: make([]byte, bufSize), most: most, kept: map[string]*group{}}
 }
 
 // affordable returns how many groups can stay open with half of the files that
@@ -37,7 +38,7 @@ func affordable() int {
 		return 0
 	}
 	each := 0
-	for _, version := range [][]hierarchy{unified, legacy} {
+	for _, version := range [][]hierarchy{whole.unified, whole.legacy} {
 		files := 0
 		for _, h := range version {
 			files += 1 + len(h.files)
@@ -102,12 +103,12 @@ func (r *reader) drop(controlGroup string) {
 // open opens a control group. The error is ErrNotAvailable where there is none.
 func (r *reader) open(controlGroup string) (*group, error) {
 	g := &group{usage: Usage{Version: V2}}
-	if err := g.open(r.root, unified, controlGroup); err != nil || len(g.folders) > 0 {
+	if err := g.open(r.root, r.versions.unified, controlGroup); err != nil || len(g.folders) > 0 {
 		return g, err
 	}
 	// A host with v2 alone has no hierarchies to search in.
 	g.usage.Version = V1
-	if err := g.open(r.root, legacy, controlGroup); err != nil || len(g.folders) > 0 {
+	if err := g.open(r.root, r.versions.legacy, controlGroup); err != nil || len(g.folders) > 0 {
 		return g, err
 	}
 	return nil, fmt.Errorf("%w: there is no control group %s", ErrNotAvailable, controlGroup)

@@ -60,3 +60,11 @@ func Read(root, controlGroup string) (Usage, error) {
 	r := newReader(root, 0)
 	return r.usage(controlGroup)
 }
+
+// Glance returns what the control group uses of memory, of how much, and of
+// CPU time; else it is as Read.
+func Glance(root, controlGroup string) (Usage, error) {
+	r := newReader(root, 0)
+	r.versions = brief
+	return r.usage(controlGroup)
+}

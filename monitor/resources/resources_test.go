@@ -97,6 +97,17 @@ func TestRead(t *testing.T) {
 		if diff := cmp.Diff(tt.want, got); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", tt.group, diff)
 		}
+		if err != nil {
+			continue
+		}
+		brief := Usage{Version: tt.want.Version, MemoryBytes: tt.want.MemoryBytes, MemoryMaxBytes: tt.want.MemoryMaxBytes, CPUNS: tt.want.CPUNS}
+		got, err = Glance(root, tt.group)
+		if err != nil {
+			t.Errorf("glance at %q: %v", tt.group, err)
+		}
+		if diff := cmp.Diff(brief, got); diff != "" {
+			t.Errorf("glance at %q (-want +got):\n%s", tt.group, diff)
+		}
 	}
 }
 

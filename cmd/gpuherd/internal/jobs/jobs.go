@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -62,8 +63,7 @@ type Bus interface {
 	StartUnitContext(ctx context.Context, name, mode string, ch chan<- string) (int, error)
 	StopUnitContext(ctx context.Context, name, mode string, ch chan<- string) (int, error)
 	RestartUnitContext(ctx context.Context, name, mode string, ch chan<- string) (int, error)
-	GetUnitPropertiesContext(ctx context.Context, unit string) (map[string]any, error)
-	GetUnitTypePropertiesContext(ctx context.Context, unit, unitType string) (map[string]any, error)
+	GetUnitTypePropertyContext(ctx context.Context, unit, unitType, property string) (*sd.Property, error)
 	Connected() bool
 }
 
@@ -92,6 +92,11 @@ func (o *Outcome) Err() error { return o.err }
 // that a waiting caller could see.
 const probe = 500 * time.Millisecond
 
+// inspections is how many units are inspected at once: dbus-daemon allows a
+// connection 128 answers that are due (max_replies_per_connection of
+// dbus-daemon(1)), and refuses the others.
+const inspections = 32
+
 // errLost is the cause of a wait that the bus ended.
 var errLost = errors.New("lost the connection to systemd; the jobs go on")
 
@@ -105,6 +110,7 @@ func Run(ctx context.Context, bus Bus, verb Verb, units []string, wait bool, end
 
 	outcomes := make([]Outcome, len(units))
 	arrived := make(chan int, len(units))
+	turns := make(chan struct{}, inspections)
 	pending := 0
 	for i, unit := range units {
 		outcomes[i] = Outcome{Unit: unit, Verb: verb}
@@ -131,7 +137,7 @@ func Run(ctx context.Context, bus Bus, verb Verb, units []string, wait bool, end
 		}
 		pending++
 		go func() {
-			await(ctx, bus, o, result)
+			await(ctx, bus, o, result, turns)
 			o.Millis = time.Since(begun).Milliseconds()
 			arrived <- i
 		}()
@@ -191,14 +197,16 @@ func enqueue(ctx context.Context, bus Bus, verb Verb, unit string, ch chan<- str
 	return err
 }
 
-func await(ctx context.Context, bus Bus, o *Outcome, result <-chan string) {
+func await(ctx context.Context, bus Bus, o *Outcome, result <-chan string, turns chan struct{}) {
 	select {
 	case o.Result = <-result:
 	case <-ctx.Done():
 		o.Result, o.Error = Waiting, context.Cause(ctx).Error()
 		return
 	}
+	turns <- struct{}{}
 	inspect(ctx, bus, o)
+	<-turns
 	switch o.Verb {
 	case Stop:
 		// A unit that had to be killed is stopped too; UnitResult tells.
@@ -209,19 +217,23 @@ func await(ctx context.Context, bus Bus, o *Outcome, result <-chan string) {
 	}
 }
 
-// inspect reads where the unit stands now. Failure to read costs only detail.
+// inspect reads where the unit stands now, one property at a time: all of them
+// would be 450, and take systemd longer than to restart the unit. Failure to
+// read costs only detail.
 func inspect(ctx context.Context, bus Bus, o *Outcome) {
-	if props, err := bus.GetUnitPropertiesContext(ctx, o.Unit); err == nil {
-		o.Active, _ = props["ActiveState"].(string)
-		o.Sub, _ = props["SubState"].(string)
-		met, known := props["ConditionResult"].(bool)
-		o.unmet = o.Active == "inactive" && known && !met && o.Verb != Stop
+	property := func(kind, name string, to any) bool {
+		p, err := bus.GetUnitTypePropertyContext(ctx, o.Unit, kind, name)
+		return err == nil && p.Value.Store(to) == nil
 	}
-	if props, err := bus.GetUnitTypePropertiesContext(ctx, o.Unit, "Service"); err == nil {
-		o.UnitResult, _ = props["Result"].(string)
-		o.ExitStatus, _ = props["ExecMainStatus"].(int32)
-		o.PID, _ = props["MainPID"].(uint32)
+	property("Unit", "ActiveState", &o.Active)
+	property("Unit", "SubState", &o.Sub)
+	if o.Active == "inactive" && o.Verb != Stop {
+		var met bool
+		o.unmet = property("Unit", "ConditionResult", &met) && !met
 	}
+	property("Service", "Result", &o.UnitResult)
+	property("Service", "ExecMainStatus", &o.ExitStatus)
+	property("Service", "MainPID", &o.PID)
 }
 
 // Unauthorized reports whether err is polkit's or the bus's refusal.

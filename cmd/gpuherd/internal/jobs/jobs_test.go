@@ -3,11 +3,13 @@ package jobs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -55,14 +57,16 @@ func (f *fake) RestartUnitContext(ctx context.Context, name, mode string, ch cha
 	return f.job(ctx, name, mode, ch)
 }
 
-func (f *fake) GetUnitPropertiesContext(_ context.Context, unit string) (map[string]any, error) {
+func (f *fake) GetUnitTypePropertyContext(_ context.Context, unit, kind, name string) (*sd.Property, error) {
 	u := f.units[unit]
-	return map[string]any{"ActiveState": u.active, "SubState": u.sub, "ConditionResult": !u.unmet}, nil
-}
-
-func (f *fake) GetUnitTypePropertiesContext(_ context.Context, unit, _ string) (map[string]any, error) {
-	u := f.units[unit]
-	return map[string]any{"Result": u.result, "ExecMainStatus": u.status}, nil
+	v, ok := map[string]any{
+		"Unit.ActiveState": u.active, "Unit.SubState": u.sub, "Unit.ConditionResult": !u.unmet,
+		"Service.Result": u.result, "Service.ExecMainStatus": u.status, "Service.MainPID": uint32(0),
+	}[kind+"."+name]
+	if !ok {
+		return nil, fmt.Errorf("no property %s of %s", name, kind)
+	}
+	return &sd.Property{Name: name, Value: dbus.MakeVariant(v)}, nil
 }
 
 func (f *fake) Connected() bool { return !f.lost.Load() }

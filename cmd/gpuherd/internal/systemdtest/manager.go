@@ -50,3 +50,29 @@ func (m managerMethods) ListJobs() ([]listedJob, *dbus.Error) {
 	}
 	return jobs, nil
 }
+
+// A listedUnit is one of ListUnitsByNames, org.freedesktop.systemd1(5).
+type listedUnit struct {
+	Name, Description, Load, Active, Sub, Following string
+	Path                                            dbus.ObjectPath
+	Job                                             uint32
+	JobType                                         string
+	JobPath                                         dbus.ObjectPath
+}
+
+// ListUnitsByNames lists the named units, also those that do not exist.
+func (m managerMethods) ListUnitsByNames(names []string) ([]listedUnit, *dbus.Error) {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	listed := []listedUnit{}
+	for _, name := range names {
+		l := listedUnit{Name: name, Load: "not-found", Active: "inactive", Sub: "dead", Path: bus.UnitPath(name), JobPath: "/"}
+		if u := m.s.units[l.Path]; u != nil {
+			l.Load, _ = u.Props["LoadState"].(string)
+			l.Active, _ = u.Props["ActiveState"].(string)
+			l.Sub, _ = u.Props["SubState"].(string)
+		}
+		listed = append(listed, l)
+	}
+	return listed, nil
+}
