@@ -15,9 +15,11 @@ type notifier struct {
 	ready   func() error
 	summary func() string
 
-	send     func(state string)
-	watchdog bool
-	said     string // the STATUS= that systemd heard last; of the reading loop
+	send  func(state string)
+	every time.Duration // how often systemd hears that all is well; 0: never
+	// Of the reading loop: when it heard that last, and its last STATUS=.
+	fed  time.Time
+	said string
 }
 
 func newNotifier(log *slog.Logger, summary func() string) *notifier {
@@ -27,18 +29,19 @@ func newNotifier(log *slog.Logger, summary func() string) *notifier {
 			log.Debug("cannot tell systemd", "error", err)
 		}
 	}
-	every, err := daemon.SdWatchdogEnabled(false)
+	bites, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		log.Warn("cannot read the watchdog's time", "error", err)
 	}
-	n.watchdog = every > 0
+	n.every = bites / 4
 	return n
 }
 
 // tick is called by the loop that reads the bus, every 2 seconds: so the
 // watchdog bites when that loop is stuck, and not when another part is.
 func (n *notifier) tick() {
-	if n.watchdog {
+	if now := time.Now(); n.every > 0 && now.Sub(n.fed) >= n.every {
+		n.fed = now
 		n.send("WATCHDOG=1")
 	}
 	if s := n.summary(); s != n.said {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/godbus/dbus/v5"
 
+	"gpuherd/monitor/pulse"
 	"gpuherd/monitor/state"
 )
 
@@ -106,7 +107,7 @@ func (s *session) close() {
 // loop reads signals until ctx ends or the bus goes. Nothing in it waits for
 // an answer.
 func (s *session) loop(ctx context.Context) error {
-	ticks := time.NewTicker(tick)
+	ticks := pulse.NewTicker(tick)
 	defer ticks.Stop()
 	probe := time.NewTicker(s.w.opts.times.probe)
 	defer probe.Stop()

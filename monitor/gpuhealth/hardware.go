@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gpuherd/generator/plan"
+	"gpuherd/monitor/pulse"
 )
 
 // Every is how often a Hardware looks.
@@ -64,7 +65,7 @@ func (h *Hardware) Run(ctx context.Context) error {
 	if every <= 0 {
 		every = Every
 	}
-	t := time.NewTicker(every)
+	t := pulse.NewTicker(every)
 	defer t.Stop()
 	for {
 		h.look(time.Now())

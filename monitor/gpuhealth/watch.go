@@ -21,6 +21,7 @@ import (
 
 	"gpuherd/generator/gpu"
 	"gpuherd/generator/gpu/nvml"
+	"gpuherd/monitor/pulse"
 	"gpuherd/monitor/state"
 )
 
@@ -87,7 +88,7 @@ func (w *Watch) String() string { return "GPU health" }
 // Run watches until ctx ends, and returns nil then.
 func (w *Watch) Run(ctx context.Context) error {
 	w.init()
-	t := time.NewTicker(w.LookEvery)
+	t := pulse.NewTicker(w.LookEvery)
 	defer t.Stop()
 	defer w.close()
 	for w.look(time.Now()); ; {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gpuherd/monitor/pulse"
 	"gpuherd/monitor/state"
 )
 
@@ -104,7 +105,7 @@ func (k *Keeper) String() string { return "position keeper" }
 // Run keeps the Position every keepEvery while it changes, and returns nil
 // when ctx ends. Keep comes after it.
 func (k *Keeper) Run(ctx context.Context) error {
-	t := time.NewTicker(keepEvery)
+	t := pulse.NewTicker(keepEvery)
 	defer t.Stop()
 	for {
 		select {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"gpuherd/monitor/pulse"
 	"gpuherd/monitor/state"
 	"gpuherd/units/redisclient"
 )
@@ -143,7 +144,7 @@ type Relay struct {
 	online   bool   // the host event was made
 
 	every    time.Duration // between heartbeats
-	beat     *time.Ticker
+	beat     *pulse.Ticker
 	reassert *time.Timer
 }
 
@@ -232,7 +233,7 @@ func (r *Relay) Stats() Stats {
 // ErrFenced: started again, with the next epoch, this one is the newer.
 func (r *Relay) Run(ctx context.Context) error {
 	back := redisclient.Backoff{}
-	r.beat = time.NewTicker(r.every)
+	r.beat = pulse.NewTicker(r.every)
 	defer r.beat.Stop()
 	defer r.reassert.Stop()
 	for {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gpuherd/monitor/pulse"
 	"gpuherd/monitor/state"
 )
 
@@ -98,7 +99,7 @@ func (s *Sampler) Run(ctx context.Context) error {
 	if every <= 0 {
 		every = Every
 	}
-	t := time.NewTicker(every)
+	t := pulse.NewTicker(every)
 	defer t.Stop()
 	r := newReader(s.Root, affordable())
 	defer r.close()
