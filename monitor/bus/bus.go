@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -124,23 +125,23 @@ func connect(ctx context.Context, o options, signals dbus.SignalHandler) (*dbus.
 	life, end := context.WithCancel(context.Background())
 	// Auth and Hello know no deadline: ending the connection ends them.
 	stop := context.AfterFunc(ctx, end)
+	var deliver func(*dbus.Signal)
 	if signals == nil {
 		signals = dbus.NewSequentialSignalHandler()
+	} else {
+		deliver = func(s *dbus.Signal) { signals.DeliverSignal(propsIface, "PropertiesChanged", s) }
 	}
 	settings := []dbus.ConnOption{dbus.WithSignalHandler(signals), dbus.WithContext(life)}
 	var conn *dbus.Conn
 	var err error
-	switch {
+	switch path, plain := socketPath(address); {
 	case o.stream != nil:
 		address = "the end of a stream"
-		if conn, err = dbus.NewConn(o.stream, settings...); err != nil {
-			_ = o.stream.Close() // nothing was written
-			break
-		}
-		conn, err = greet(conn, conn.Hello)
-	case o.private: // no bus: nobody to say hello to
-		if conn, err = dbus.Dial(address, settings...); err == nil {
-			conn, err = greet(conn, nil)
+		conn, err = greet(newSieve(o.stream, deliver), true, settings)
+	case plain:
+		var socket net.Conn
+		if socket, err = (&net.Dialer{}).DialContext(ctx, "unix", path); err == nil {
+			conn, err = greet(newSieve(socket, deliver), !o.private, settings)
 		}
 	default:
 		conn, err = dbus.Connect(address, settings...)
@@ -159,12 +160,35 @@ func connect(ctx context.Context, o options, signals dbus.SignalHandler) (*dbus.
 	return conn, nil
 }
 
-// greet authenticates, and says hello where there is a bus to say it to, as
-// dbus.Connect does.
-func greet(conn *dbus.Conn, hello func() error) (*dbus.Conn, error) {
-	err := conn.Auth(nil)
-	if err == nil && hello != nil {
-		err = hello()
+// socketPath returns the path of the socket at a D-Bus address, where the
+// address is that of one socket.
+func socketPath(address string) (path string, ok bool) {
+	keys, ok := strings.CutPrefix(address, "unix:")
+	if !ok || strings.ContainsAny(keys, ";%") { // several, or escaped: godbus reads these
+		return "", false
+	}
+	for key := range strings.SplitSeq(keys, ",") {
+		name, value, _ := strings.Cut(key, "=")
+		switch name {
+		case "path":
+			path = value
+		case "abstract":
+			path = "@" + value
+		}
+	}
+	return path, path != ""
+}
+
+// greet authenticates on a stream, and says hello where there is a bus to say
+// it to, as dbus.Connect does on a socket.
+func greet(stream io.ReadWriteCloser, bus bool, settings []dbus.ConnOption) (*dbus.Conn, error) {
+	conn, err := dbus.NewConn(stream, settings...)
+	if err != nil {
+		_ = stream.Close() // nothing was written
+		return nil, err
+	}
+	if err = conn.Auth(nil); err == nil && bus {
+		err = conn.Hello()
 	}
 	if err != nil {
 		_ = conn.Close() // what went wrong is told already
