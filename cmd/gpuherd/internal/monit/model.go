@@ -187,9 +187,7 @@ func (m Model) Update(msg tea.Msg) (Model, Effect) {
 	case Counted:
 		m.counted(msg)
 	case Progress:
-		if m.scaling != "" {
-			m.progress = msg.Text
-		}
+		m.progress = msg.Text
 	case Scaled:
 		m.scaling, m.progress, m.note = "", "", msg.Done
 	}

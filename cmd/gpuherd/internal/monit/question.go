@@ -129,7 +129,7 @@ func (m Model) yes() (Model, Effect) {
 			return m, nil
 		}
 		m.scaling = terminal.Inert(e.Service)
-		m.progress = fmt.Sprintf("%s: scaling from %d to %d…", m.scaling, q.counted.Now, e.N)
+		m.progress = fmt.Sprintf("scaling from %d to %d…", q.counted.Now, e.N)
 	}
 	m.asking = nil
 	return m, q.effect

@@ -127,6 +127,13 @@ func options(systemd *bustest.Systemd, tty *os.File) Options {
 		Control: func(_ context.Context, verb jobs.Verb, unit string) Done {
 			return Done{Text: "did " + string(verb) + " " + unit, OK: true}
 		},
+		Count: func(_ context.Context, unit string) Counted {
+			return Counted{Unit: unit, Service: "redis-worker", Now: 1, Possible: func(int) error { return nil }}
+		},
+		Scale: func(_ context.Context, service string, n int, progress func(string)) Done {
+			progress("on its way")
+			return Done{Text: fmt.Sprintf("did scale %s to %d", service, n), OK: true}
+		},
 		Journal: func(unit string) []string {
 			return []string{"sh", "-c", `echo '{"MESSAGE":"log of ` + unit + `"}'; exec sleep 600`}
 		},
@@ -179,6 +186,10 @@ func TestRun(t *testing.T) {
 	person.sees(`\x1b[2J`)
 	person.presses("qry")
 	person.sees("did restart redis-worker@0.service")
+	person.presses("+")
+	person.sees("from 1 to 2")
+	person.presses("y")
+	person.sees("did scale redis-worker to 2")
 	person.presses("j")
 	person.sees("log of redis-worker@1.service")
 

@@ -146,8 +146,8 @@ func (m Model) foot() []string {
 			rows[i] = m.screen.Paint(style, rows[i])
 		}
 		return rows
-	case m.progress != "":
-		return one(terminal.Busy, terminal.Inert(m.progress))
+	case m.scaling != "":
+		return one(terminal.Busy, m.scaling+": "+terminal.Inert(m.progress))
 	case m.shown == help || m.shown == details:
 		return one(terminal.Faint, "j k scroll  / search  Esc back  Ctrl+C quit")
 	}
