@@ -71,7 +71,7 @@ func (a *app) runMonit(ctx context.Context, o monit.Options) error {
 	o.Scale = func(ctx context.Context, name string, n int, progress func(string)) monit.Done {
 		done := a.scaleQuietly(ctx, name, n, progress)
 		if ctx.Err() != nil && !done.OK {
-			left = fmt.Errorf("scaling %[1]s was interrupted; to do the rest: gpuherd scale %[1]s %[2]d", name, n)
+			left = fmt.Errorf("scaling was interrupted; to do the rest: gpuherd scale %s %d", name, n)
 		}
 		return done
 	}

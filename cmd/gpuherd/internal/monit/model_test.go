@@ -495,7 +495,7 @@ func TestLongNames(t *testing.T) {
 	s.tell(c)
 	s.has("… from 100 to 101 workers on each device? y yes, n no, + - number")
 	s.press("n")
-	s.tell(Done{Text: strings.Repeat("a word ", 30) + strings.Repeat("long", 30) + " end"})
+	s.tell(Done{Text: strings.Repeat("a word ", 41) + strings.Repeat("long", 30) + " end"})
 	s.has("word a word a\nword a", "longl…")
 	s.hasNot("end")
 }

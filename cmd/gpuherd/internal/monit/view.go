@@ -121,7 +121,7 @@ func (m Model) paneTitle() string {
 
 // newsRows is how many lines news may take: what has failed, and what to do
 // about it, is often longer than one.
-const newsRows = 3
+func (m Model) newsRows() int { return min(4, m.height/5) }
 
 // foot is the last line: a question, what is typed, the keys, or news, which
 // may take more than one.
@@ -141,7 +141,7 @@ func (m Model) foot() []string {
 		if !m.note.OK {
 			style = terminal.Bad
 		}
-		rows := wrapWords(terminal.Inert(m.note.Text), m.width, newsRows)
+		rows := wrapWords(terminal.Inert(m.note.Text), m.width, m.newsRows())
 		for i := range rows {
 			rows[i] = m.screen.Paint(style, rows[i])
 		}
