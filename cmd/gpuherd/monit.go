@@ -42,11 +42,12 @@ that does not answer. Without the two the rest is shown.
   + -        more, fewer workers        ?      all keys
   q          quit
 
-Restarting, starting, stopping and scaling is asked for first, and goes over
-D-Bus, so that polkit decides who may. + and - do what scale does, for the
-service of the worker; the question takes another number too. CPU is that of the last seconds, where list has
-the mean since the start. What workers, logs and names hold for the terminal to
-obey is shown as text. Where standard output is no terminal, this is list.`,
+Restarting, starting, stopping and scaling is asked for first. Jobs go over
+D-Bus, so that polkit decides who may. + and - do what scale does for the
+service of the worker, which writes a file of root's; the question takes any
+number. CPU is that of the last seconds, where list has the mean since the
+start. What workers, logs and names hold for the terminal to obey is shown as
+text. Where standard output is no terminal, this is list.`,
 		Example:           "  gpuherd monit\n  gpuherd monit redis-worker",
 		ValidArgsFunction: a.completeUnits,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -208,6 +208,28 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// A reload is short, and no reason to call old what is shown.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	f := newFeed(Options{Choose: func(names []string) []string { return names }}, nil)
+	lost := func(after time.Duration) bool {
+		s, _ := f.snapshot(time.Now().Add(after))
+		return s.Lost
+	}
+	f.Sync(observed(1), "start")
+	if lost(time.Hour) {
+		t.Error("lost from the start")
+	}
+	f.Lost(0)
+	if lost(0) || !lost(grace) {
+		t.Errorf("lost at once: %v; after %v: %v", lost(0), grace, lost(grace))
+	}
+	f.Sync(observed(1), "again")
+	if lost(time.Hour) {
+		t.Error("lost still")
+	}
+}
+
 func TestRunEndsWithItsContext(t *testing.T) {
 	person, tty := newPerson(t)
 	ctx, cancel := context.WithCancel(t.Context())
