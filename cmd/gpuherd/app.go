@@ -46,6 +46,8 @@ type app struct {
 	in       terminal.Screen // where stdin comes from
 	out, err terminal.Screen // where stdout and stderr go
 
+	told func(text string) // takes the line that changes, in place of stderr; nil: stderr has it
+
 	parsed bool // the command line was understood; a later error is none of usage
 }
 

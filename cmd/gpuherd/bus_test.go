@@ -94,18 +94,22 @@ func TestBusScripts(t *testing.T) {
 func TestChangeScripts(t *testing.T) {
 	t.Parallel()
 	runBusScripts(t, "testdata/change", herdOfMachines(), func(env *testscript.Env) error {
-		root := env.Getenv("TEST_ROOT")
-		for _, file := range []string{"redis-worker", "hello-world", "shared-setup"} {
-			text, err := os.ReadFile("../../units/services/" + file + ".service")
-			if err != nil {
-				return err
-			}
-			if err := put(root, "usr/lib/gpuherd/services/"+file+".service", string(text)); err != nil {
-				return err
-			}
-		}
-		return put(root, "etc/gpuherd/services/comfyui.service", "[X-GPU]\nPer=gpu\n[Service]\nExecStart=/bin/true\n")
+		return putServices(env.Getenv("TEST_ROOT"))
 	})
+}
+
+// putServices writes the service files of herdOfMachines below root.
+func putServices(root string) error {
+	for _, file := range []string{"redis-worker", "hello-world", "shared-setup"} {
+		text, err := os.ReadFile("../../units/services/" + file + ".service")
+		if err != nil {
+			return err
+		}
+		if err := put(root, "usr/lib/gpuherd/services/"+file+".service", string(text)); err != nil {
+			return err
+		}
+	}
+	return put(root, "etc/gpuherd/services/comfyui.service", "[X-GPU]\nPer=gpu\n[Service]\nExecStart=/bin/true\n")
 }
 
 // monitorOfScripts answers as the monitor of a machine with two GPUs.

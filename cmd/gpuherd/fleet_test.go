@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -134,22 +133,7 @@ func TestFleetIsInert(t *testing.T) {
 }
 
 // A picture is what a terminal was sent, up to where it is whole.
-type picture struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (p *picture) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.Write(b)
-}
-
-func (p *picture) String() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.String()
-}
+type picture struct{ lockedBuffer }
 
 // last returns what the last drawing shows.
 func (p *picture) last() string {
@@ -173,7 +157,7 @@ func TestFleetWatch(t *testing.T) {
 	srv := redistest.Start(t)
 	told(t, srv, "gpu1", fleet.Alive, "redis-worker@0=active")
 	a, _, _ := queueApp(strings.NewReader(""))
-	shown, errs := &picture{}, &picture{}
+	shown, errs := &picture{}, &lockedBuffer{}
 	a.stdout, a.stderr = &output{Writer: shown}, &output{Writer: errs}
 	a.out = terminal.Screen{Terminal: true, Width: 100, Height: 12}
 	ctx, interrupt := context.WithCancel(t.Context())
@@ -220,7 +204,7 @@ func TestFleetWatchJSON(t *testing.T) {
 	srv := redistest.Start(t)
 	told(t, srv, "gpu1", fleet.Alive)
 	a := newApp()
-	shown, errs := &picture{}, &picture{}
+	shown, errs := &lockedBuffer{}, &lockedBuffer{}
 	a.stdout, a.stderr, a.out = &output{Writer: shown}, &output{Writer: errs}, terminal.Screen{}
 	ctx, interrupt := context.WithCancel(t.Context())
 	code := make(chan int)

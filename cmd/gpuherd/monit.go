@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"gpuherd/cmd/gpuherd/internal/selection"
 	"gpuherd/cmd/gpuherd/internal/terminal"
 	"gpuherd/generator/config"
+	"gpuherd/generator/service"
 	"gpuherd/monitor/state"
 )
 
@@ -37,12 +39,15 @@ that does not answer. Without the two the rest is shown.
   l          its log; again: enlarge    e      events of workers and GPUs
   / n N      search in what is below    &      only lines with a text
   f w        follow new lines; wrap     r s    restart; stop, or start
-  ?          all keys                   q      quit
+  + -        more, fewer workers        ?      all keys
+  q          quit
 
-Restarting, starting and stopping is asked for first, and goes over D-Bus, so
-that polkit decides who may. CPU is that of the last seconds, where list has
-the mean since the start. What workers, logs and names hold for the terminal to
-obey is shown as text. Where standard output is no terminal, this is list.`,
+Restarting, starting, stopping and scaling is asked for first. Jobs go over
+D-Bus, so that polkit decides who may. + and - do what scale does for the
+service of the worker, which writes a file of root's; the question takes any
+number. CPU is that of the last seconds, where list has the mean since the
+start. What workers, logs and names hold for the terminal to obey is shown as
+text. Where standard output is no terminal, this is list.`,
 		Example:           "  gpuherd monit\n  gpuherd monit redis-worker",
 		ValidArgsFunction: a.completeUnits,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -54,11 +59,27 @@ obey is shown as text. Where standard output is no terminal, this is list.`,
 			if _, err := a.units(cmd.Context(), args); err != nil {
 				return err
 			}
-			return monit.Run(cmd.Context(), a.monitOptions(args, all))
+			return a.runMonit(cmd.Context(), a.monitOptions(args, all))
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "show gpuherd's own units too")
 	return cmd
+}
+
+// runMonit shows the screen, and afterwards says what it left half done.
+func (a *app) runMonit(ctx context.Context, o monit.Options) error {
+	var left error // read when the screen has ended, and what it did with it
+	o.Scale = func(ctx context.Context, name string, n int, progress func(string)) monit.Done {
+		done := a.scaleQuietly(ctx, name, n, progress)
+		if ctx.Err() != nil && !done.OK {
+			left = fmt.Errorf("scaling was interrupted; to do the rest: gpuherd scale %s %d", name, n)
+		}
+		return done
+	}
+	if err := monit.Run(ctx, o); err != nil {
+		return err
+	}
+	return left
 }
 
 func (a *app) monitOptions(words []string, all bool) monit.Options {
@@ -86,6 +107,7 @@ func (a *app) monitOptions(words []string, all bool) monit.Options {
 		},
 		Describe: a.describeQuietly,
 		Control:  controlOne,
+		Count:    a.countQuietly,
 		Journal: func(unit string) []string {
 			args := journalArgs(logOptions{follow: true, lines: "500", output: "json", noHostname: true}, []string{unit})
 			return append([]string{"journalctl", "--all", "--output-fields=MESSAGE,PRIORITY"}, args...)
@@ -133,11 +155,19 @@ func monitCells(u state.Unit, now time.Time) monit.Cells {
 	}
 }
 
-// describeQuietly is describe, as lines. What describe complains of must not
-// reach the terminal, which the screen has.
-func (a *app) describeQuietly(ctx context.Context, unit string) ([]string, error) {
+// quiet is the app for a verb that the screen runs. What it says must not reach
+// the terminal, which the screen has; complaints get what goes to stderr.
+func (a *app) quiet(complaints io.Writer) *app {
 	quiet := newApp()
-	quiet.stderr = &output{Writer: io.Discard}
+	quiet.rootDir = a.rootDir
+	quiet.stdout, quiet.stderr = &output{Writer: io.Discard}, &output{Writer: complaints}
+	quiet.out, quiet.err = terminal.Screen{}, terminal.Screen{}
+	return quiet
+}
+
+// describeQuietly is describe, as lines.
+func (a *app) describeQuietly(ctx context.Context, unit string) ([]string, error) {
+	quiet := a.quiet(io.Discard)
 	defer quiet.disconnect()
 	descriptions, err := quiet.describeUnits(ctx, []string{unit})
 	if err != nil {
@@ -169,4 +199,50 @@ func controlOne(ctx context.Context, verb jobs.Verb, unit string) monit.Done {
 		return monit.Done{Text: fmt.Sprintf("%s: systemd does not let you %s it; run gpuherd as root, or allow it by a polkit rule", name, verb)}
 	}
 	return monit.Done{Text: name + ": " + o.String(), OK: o.OK}
+}
+
+// countQuietly says what scale would begin from.
+func (a *app) countQuietly(_ context.Context, unit string) monit.Counted {
+	c := monit.Counted{Unit: unit, Possible: func(n int) error {
+		_, err := instances(strconv.Itoa(n))
+		return err
+	}}
+	name, _, _ := service.ParseUnit(unit)
+	r, s, err := a.quiet(io.Discard).scalable(name)
+	if err != nil {
+		c.Refused = err.Error()
+		return c
+	}
+	c.Service = s.Name
+	c.Now, _ = instancesOf(r, s)
+	return c
+}
+
+// scaleQuietly is scale, and says what became of it.
+func (a *app) scaleQuietly(ctx context.Context, name string, n int, progress func(string)) monit.Done {
+	var complaints bytes.Buffer
+	quiet := a.quiet(&complaints)
+	quiet.told = progress
+	defer quiet.disconnect()
+	c, err := changer{quiet, false}.scaleTo(ctx, name, n)
+	return scaled(c, err, complaints.String())
+}
+
+// scaled is on one line what scale did, its error, and what it complained of.
+func scaled(c *planChange, err error, complaints string) monit.Done {
+	var said []string
+	for line := range strings.Lines(complaints) {
+		said = append(said, strings.TrimPrefix(strings.TrimSpace(line), "gpuherd: "))
+	}
+	var status exitStatus // of an error that the complaints tell
+	switch {
+	case err == nil:
+		said = append([]string{c.Done}, said...)
+	case !errors.As(err, &status):
+		said = []string{err.Error()}
+	}
+	if err != nil && c != nil && c.Undo != "" {
+		said = append(said, "to undo it: "+c.Undo)
+	}
+	return monit.Done{Text: strings.Join(said, "; "), OK: err == nil}
 }

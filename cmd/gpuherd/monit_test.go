@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"gpuherd/cmd/gpuherd/internal/systemdtest"
+	"gpuherd/generator"
 	"gpuherd/monitor/state"
 )
 
@@ -224,6 +225,159 @@ func TestMonit(t *testing.T) {
 
 	s.keys("q")
 	s.sees("^rc=0")
+}
+
+// newScalable returns the screen of a machine with two GPUs and the services of
+// herdOfMachines, its systemd, and the folder with its files. Jobs on the units
+// of which jobs tells end as it says.
+func newScalable(t *testing.T, jobs map[string]string) (*screen, *systemdtest.Systemd, string) {
+	t.Helper()
+	root := t.TempDir()
+	if err := putServices(root); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(root, "etc/gpuherd/gpuherd.conf", "[GPU]\nSimulate=yes\nCount=2\n[Service hello-world]\nEnabled=yes\n"); err != nil {
+		t.Fatal(err)
+	}
+	units := herdOfMachines()
+	for i := range units {
+		u := &units[i]
+		u.Unwanted = u.Unwanted && u.Name != "hello-world.service"
+		switch how := jobs[u.Name]; how {
+		case "refuse":
+			u.Refuse = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+		default:
+			u.Job = how
+		}
+	}
+	systemd := systemdtest.Start(t, units...)
+	systemd.Generate = func() []string {
+		var wants []string
+		for _, w := range generator.Compute(generator.Options{Root: root}).Plan.Workers {
+			wants = append(wants, w.Unit)
+		}
+		return wants
+	}
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "journalctl"), []byte(journalOfScreens), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := newScreen(t, "gpuherd monit; echo rc=$?; exec sleep 600",
+		"DBUS_SYSTEM_BUS_ADDRESS="+systemd.Address, "TEST_ROOT="+root, "PATH="+bin+":"+os.Getenv("PATH"), "TZ=UTC",
+		"REDIS_URL=redis://127.0.0.1:1", "SHELL=/bin/sh")
+	s.sees("5 workers", "log of comfyui@0", "step 39")
+	return s, systemd, root
+}
+
+// TestMonitScales: + and - do what scale does, while the screen goes on.
+func TestMonitScales(t *testing.T) {
+	t.Parallel()
+	s, systemd, root := newScalable(t, nil)
+	conf := filepath.Join(root, "etc/gpuherd/gpuherd.conf.d/90-redis-worker.conf")
+	s.keys("j", "j", "j", "+")
+	s.golden("scale.80x24", `scale redis-worker from 1 to 2 workers on each device\? y yes, n no`)
+	s.keys("n")
+	s.sees("redis-worker: left as it is")
+	if calls := systemd.Calls(); len(calls) > 0 {
+		t.Errorf("asked of systemd before the answer: %q", calls)
+	}
+	if _, err := os.Stat(conf); err == nil {
+		t.Errorf("%s is there before the answer", conf)
+	}
+
+	// The new ones come in between, and the selection stays where it was.
+	s.keys("+")
+	s.sees("scale redis-worker from 1 to 2 workers")
+	s.keys("y")
+	s.golden("scaled.80x24", "redis-worker has 2 workers a device \\(1 before\\)", "7 workers", "> redis-worker@0 ", "  redis-worker@0.2  running", "  redis-worker@1.2  running")
+	if out, err := s.tmux("resize-window", "-x", "200", "-y", "50").CombinedOutput(); err != nil {
+		t.Fatalf("tmux resize-window: %v: %s", err, out)
+	}
+	s.golden("scaled.200x50", "STATUS", "has 2 workers a device")
+	if text, err := os.ReadFile(conf); err != nil || !strings.Contains(string(text), "[Service redis-worker]\nInstances=2\n") {
+		t.Errorf("%s holds %q, %v", conf, text, err)
+	}
+	want := []string{"Reload", "StartUnit redis-worker@0.2.service replace", "StartUnit redis-worker@1.2.service replace"}
+	if diff := cmp.Diff(want, systemd.Sequence()); diff != "" {
+		t.Errorf("asked of systemd (-want +got):\n%s", diff)
+	}
+
+	// Back, from one that goes: the selection moves on to the next one.
+	s.keys("j")
+	s.sees("> redis-worker@0.2", "log of redis-worker@0.2", "\\+ - scale")
+	s.keys("-")
+	s.sees("scale redis-worker from 2 to 1 worker on each device")
+	s.keys("y")
+	s.sees("redis-worker has 1 worker a device \\(2 before\\)", "5 workers", "> redis-worker@1 ", "log of redis-worker@1")
+	want = append(want, "StopUnit redis-worker@0.2.service replace", "StopUnit redis-worker@1.2.service replace", "Reload")
+	if diff := cmp.Diff(want, systemd.Sequence()); diff != "" {
+		t.Errorf("asked of systemd (-want +got):\n%s", diff)
+	}
+	if _, err := os.Stat(conf); err == nil {
+		t.Errorf("%s is left behind", conf)
+	}
+
+	// What cannot be is said as scale says it, and changes nothing.
+	s.keys("-")
+	s.sees("a service has one worker a device at least; gpuherd disable switches it off")
+	s.keys("+")
+	s.sees("from 1 to 2 workers")
+	s.keys("2", "5", "7")
+	s.sees("from 1 to 257 workers")
+	s.keys("y")
+	s.sees(`"257" is no number of workers from 1 to 256`)
+	s.keys("k", "k", "+")
+	s.sees("hello-world runs once a host \\(Per=host in /usr/lib/gpuherd/services/hello-world.service\\), and cannot be scaled")
+	if err := put(root, "etc/gpuherd/gpuherd.conf.d/90-comfyui.conf", "# the operator's\n"); err != nil {
+		t.Fatal(err)
+	}
+	s.keys("k", "+")
+	s.sees("scale comfyui from 1 to 2 workers")
+	s.keys("y")
+	s.sees("/etc/gpuherd/gpuherd.conf.d/90-comfyui.conf was not written by gpuherd; set it there")
+	if diff := cmp.Diff(want, systemd.Sequence()); diff != "" {
+		t.Errorf("asked of systemd (-want +got):\n%s", diff)
+	}
+	s.keys("q")
+	s.sees("^rc=0")
+}
+
+// TestMonitScalesInVain: a worker that does not start, and polkit's refusal,
+// are told with the way back.
+func TestMonitScalesInVain(t *testing.T) {
+	t.Parallel()
+	s, _, _ := newScalable(t, map[string]string{"redis-worker@0.2.service": "refuse", "redis-worker@1.2.service": "failed"})
+	s.keys("j", "j", "j", "+")
+	s.sees("scale redis-worker from 1 to 2 workers")
+	s.keys("y")
+	shown := strings.Join(strings.Fields(s.sees("to undo it: gpuherd")), " ")
+	for _, want := range []string{
+		"systemd does not let you start units; run it as root (sudo gpuherd start …)", "1 of 2 units did not start; see: gpuherd logs redis-worker@1.2",
+		"to undo it: gpuherd scale redis-worker 1",
+	} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("it does not say %q: %s", want, shown)
+		}
+	}
+}
+
+// TestMonitLeavesHalfDone: whoever quits while a worker takes its time is
+// asked, and told what is left to do.
+func TestMonitLeavesHalfDone(t *testing.T) {
+	t.Parallel()
+	s, _, _ := newScalable(t, map[string]string{"redis-worker@1.2.service": "never"})
+	s.keys("j", "j", "j", "+")
+	s.sees("scale redis-worker from 1 to 2 workers")
+	s.keys("y")
+	s.sees(`redis-worker: start: 1 of 2 done, \d+s, waiting for redis-worker@1.2`, "redis-worker@0.2  running", "redis-worker@1.2  dead")
+	s.keys("j", "+")
+	s.sees("redis-worker is being scaled; one after the other", "log of redis-worker@0.2", "redis-worker@0.2.service step 39")
+	s.keys("q")
+	s.sees("a service is being scaled; quit, and leave that half done")
+	s.keys("n")
+	s.sees("redis-worker: start: 1 of 2 done")
+	s.keys("q", "y")
+	s.sees("^gpuherd: scaling was interrupted; to do the rest: gpuherd scale redis-worker 2\nrc=1")
 }
 
 // TestMonitEndsBySignal: the terminal is left as it was.

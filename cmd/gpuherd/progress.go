@@ -12,7 +12,7 @@ import (
 )
 
 // A progress shows jobs as they end: a line for each unit, and, where somebody
-// is watching stderr, one line below that says what is still waited for.
+// is watching, one line below that says what is still waited for.
 type progress struct {
 	verb   jobs.Verb
 	lines  *output // the line for each unit
@@ -43,7 +43,7 @@ func (a *app) newProgress(verb jobs.Verb, units []string, asJSON bool) *progress
 	if asJSON { // stdout is the document's
 		p.lines, p.styled = a.stderr, a.err
 	}
-	if a.err.Terminal {
+	if p.status.watched() {
 		p.stopped.Go(p.tick)
 	}
 	return p

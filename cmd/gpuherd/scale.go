@@ -49,6 +49,23 @@ func instances(word string) (int, error) {
 	return int(n), nil
 }
 
+// scalable returns the plan of now and the service of that name in it, which
+// has to be one that can be scaled.
+func (a *app) scalable(name string) (*generator.Result, *service.Service, error) {
+	r, err := a.compute(a.rootDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := find(r, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.Per == service.PerHost {
+		return nil, nil, usagef("%s runs once a host (Per=host in %s), and cannot be scaled", s.Name, s.Path)
+	}
+	return r, s, nil
+}
+
 // instancesOf returns how many workers a device the service has, and who says
 // so.
 func instancesOf(r *generator.Result, s *service.Service) (n int, origin string) {
@@ -59,16 +76,9 @@ func instancesOf(r *generator.Result, s *service.Service) (n int, origin string)
 }
 
 func (a changer) scaleTo(ctx context.Context, name string, n int) (*planChange, error) {
-	r, err := a.compute(a.rootDir)
+	r, s, err := a.scalable(name)
 	if err != nil {
 		return nil, err
-	}
-	s, err := find(r, name)
-	if err != nil {
-		return nil, err
-	}
-	if s.Per == service.PerHost {
-		return nil, usagef("%s runs once a host (Per=host in %s), and cannot be scaled", s.Name, s.Path)
 	}
 	if _, err := a.reachable(ctx); err != nil {
 		return nil, err

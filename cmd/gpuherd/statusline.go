@@ -2,18 +2,28 @@ package main
 
 import "gpuherd/cmd/gpuherd/internal/terminal"
 
-// A statusLine is the line on stderr that changes while somebody is watching.
-// Where nobody is, it shows nothing.
+// A statusLine is the line that changes while somebody is watching: on stderr,
+// or wherever told puts it. Where nobody is, it shows nothing.
 type statusLine struct {
 	out    *output
 	screen terminal.Screen
+	told   func(text string)
 	shown  bool
 }
 
-func (a *app) newStatusLine() *statusLine { return &statusLine{out: a.stderr, screen: a.err} }
+func (a *app) newStatusLine() *statusLine {
+	return &statusLine{out: a.stderr, screen: a.err, told: a.told}
+}
+
+// watched reports whether somebody sees the line.
+func (l *statusLine) watched() bool { return l.told != nil || l.screen.Terminal }
 
 // draw replaces the line. text must be inert.
 func (l *statusLine) draw(text string) {
+	if l.told != nil {
+		l.told(text)
+		return
+	}
 	if l.screen.Terminal {
 		l.out.say("\r%s\x1b[K", terminal.Cut(text, l.screen.Width-1))
 		l.shown = true

@@ -129,7 +129,7 @@ func settings() []setting {
 					Env: map[string]string{"NUM_GPUS": "8", "WORKER_ID": "box"}},
 				conf: "[GPU]\nSimulate=yes\n",
 				tests: []string{
-					"TestRollingReload", "TestScale", "TestDeleteAndEnable", "TestSaveAndResurrect",
+					"TestRollingReload", "TestScale", "TestScaleOnTheScreen", "TestDeleteAndEnable", "TestSaveAndResurrect",
 					"TestOverSSH", "TestWithoutRights", "TestImported",
 				},
 			},

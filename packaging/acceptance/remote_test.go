@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -126,6 +127,19 @@ func TestWithoutRights(t *testing.T) {
 		if said, status := as(args...); status != 1 || !strings.Contains(said, "permission denied") && !strings.Contains(said, "root") {
 			t.Errorf("gpuherd %s ended with %d:\n%s", strings.Join(args, " "), status, said)
 		}
+	}
+	s := openScreen(t, "setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "gpuherd", "monit", "redis-worker")
+	s.sees("log of redis-worker@0 ")
+	s.keys("+")
+	s.sees("scale redis-worker from 1 to 2 workers")
+	s.keys("y")
+	s.sees("90-redis-worker.conf: permission denied; run it as root")
+	s.keys("q")
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("monit ended with %v", err)
+	}
+	if got := h.workers(); !slices.Equal(got, workers) {
+		t.Errorf("workers are %v, want %v", got, workers)
 	}
 	for worker, now := range h.invocations(workers) {
 		if now != before[worker] {

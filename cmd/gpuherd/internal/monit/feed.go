@@ -23,6 +23,9 @@ const (
 	// calm is how long a Snapshot stands at least: a herd that crashes in a
 	// loop changes thousands of times a second.
 	calm = 100 * time.Millisecond
+	// grace is how long systemd may be silent before that is told: it is during
+	// each reload of its files, of which every Scale makes one.
+	grace = time.Second
 )
 
 // A feed turns what systemd, the kernel and the GPUs tell into Snapshots.
@@ -35,7 +38,7 @@ type feed struct {
 
 	mu     sync.Mutex
 	events []Line
-	lost   bool
+	lost   time.Time // since when systemd is silent; zero: it is not
 	synced bool
 	noGPUs string
 	cpu    map[string]float64
@@ -101,16 +104,18 @@ func (f *feed) Observe(o state.Observation) { f.herd.Observe(o) }
 func (f *feed) Lost(sinceUS int64) {
 	f.herd.Lost(sinceUS)
 	f.mu.Lock()
-	f.lost = true
+	if f.lost.IsZero() {
+		f.lost = time.Now()
+		time.AfterFunc(grace, f.poke)
+	}
 	f.mu.Unlock()
-	f.poke()
 }
 
 // Sync implements bus.Handler.
 func (f *feed) Sync(herd []state.Observation, reason string) {
 	f.herd.Sync(herd, reason)
 	f.mu.Lock()
-	f.lost, f.synced = false, true
+	f.lost, f.synced = time.Time{}, true
 	f.mu.Unlock()
 	f.poke()
 }
@@ -235,7 +240,7 @@ func (f *feed) snapshot(now time.Time) (Snapshot, bool) {
 	if !f.synced {
 		return Snapshot{}, false
 	}
-	s := Snapshot{At: now, NoGPUs: f.noGPUs, Lost: f.lost, Events: f.events}
+	s := Snapshot{At: now, NoGPUs: f.noGPUs, Lost: !f.lost.IsZero() && now.Sub(f.lost) >= grace, Events: f.events}
 	f.events = nil
 	if f.noGPUs == "" {
 		s.GPUs = gpus

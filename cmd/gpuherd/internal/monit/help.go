@@ -7,6 +7,7 @@ const helpText = `Workers
   Enter             everything of the worker
   r                 restart it, after a question
   s                 stop it, or start it where it is down, after a question
+  + -               one worker more, or less, on each device, after a question
 
 Pane below
   l                 the worker's log; once more: on the whole screen

@@ -44,7 +44,7 @@ func (m *Model) act(key string) (Effect, bool) {
 	switch key {
 	case "q":
 		if m.shown != details && m.shown != help {
-			return Quit{}, true
+			return m.askToQuit(), true
 		}
 		m.show(logs, false)
 	case "esc":
@@ -76,6 +76,8 @@ func (m *Model) act(key string) (Effect, bool) {
 		} else {
 			m.ask(jobs.Stop)
 		}
+	case "+", "-":
+		return m.askToScale(step(key)), true
 	case "/":
 		m.typing, m.typed = searching, ""
 	case "&":
@@ -156,28 +158,6 @@ func (m *Model) back() {
 	default:
 		m.show(logs, false)
 	}
-}
-
-// ask puts the question whether to do it.
-func (m *Model) ask(verb jobs.Verb) {
-	if w := m.worker(); w != nil {
-		m.asking = &Control{verb, w.Name}
-	}
-}
-
-// answer takes the key that follows a question.
-func (m Model) answer(key tea.KeyPressMsg) (Model, Effect) {
-	asked := *m.asking
-	switch key.String() {
-	case "y", "Y":
-		m.asking = nil
-		m.note = Done{short(asked.Unit) + ": asked systemd to " + string(asked.Verb) + " it…", true}
-		return m, asked
-	case "n", "N", "esc", "q", "enter":
-		m.asking = nil
-		m.note = Done{short(asked.Unit) + ": left as it is", true}
-	}
-	return m, nil
 }
 
 // typeKey takes a key while something is typed.

@@ -41,6 +41,21 @@ type (
 		Text string
 		OK   bool
 	}
+
+	// Counted answers Count.
+	Counted struct {
+		Unit     string
+		Refused  string            // why its service cannot be scaled; empty: it can
+		Service  string            // of the unit
+		Now      int               // workers on each device
+		Possible func(n int) error // why there cannot be n of them; nil: there can
+	}
+
+	// Progress says how far a Scale is.
+	Progress struct{ Text string }
+
+	// Scaled ends a Scale.
+	Scaled struct{ Done }
 )
 
 // A Worker is one row.
@@ -66,6 +81,14 @@ type (
 	Control struct {
 		Verb jobs.Verb
 		Unit string
+	}
+	// Count asks how many workers the service of the unit has.
+	Count struct{ Unit string }
+	// Scale has a service have n workers on each device. Progress and in the
+	// end Scaled answer it.
+	Scale struct {
+		Service string
+		N       int
 	}
 	// Quit ends the screen.
 	Quit struct{}
@@ -116,8 +139,11 @@ type Model struct {
 
 	typing prompt
 	typed  string
-	asking *Control // waits for a yes
-	note   Done     // told on the last line until a key is pressed
+	asking *question
+	note   Done // told on the last line until a key is pressed
+
+	scaling  string // service, inert; empty: none is being scaled
+	progress string // of that, told on the last line while there is nothing else
 }
 
 // NewModel returns a screen without workers. host is where they are; cells
@@ -158,6 +184,12 @@ func (m Model) Update(msg tea.Msg) (Model, Effect) {
 		}
 	case Done:
 		m.note = msg
+	case Counted:
+		m.counted(msg)
+	case Progress:
+		m.progress = msg.Text
+	case Scaled:
+		m.scaling, m.progress, m.note = "", "", msg.Done
 	}
 	return m, nil
 }

@@ -241,6 +241,22 @@ func TestScreens(t *testing.T) {
 			}},
 			{"help", func(s *stage) { s.press("?") }},
 			{"question", func(s *stage) { s.press("r") }},
+			{"scale", func(s *stage) {
+				s.press("+")
+				s.tell(counted("redis-worker@0.service", 1))
+			}},
+			{"scaling", func(s *stage) {
+				s.press("+")
+				s.tell(counted("redis-worker@0.service", 1))
+				s.press("y")
+				s.tell(Progress{"start: 1 of 2 done, 3s, waiting for redis-worker@1.2"})
+			}},
+			{"unscaled", func(s *stage) {
+				s.press("+")
+				s.tell(counted("redis-worker@0.service", 1))
+				s.press("y")
+				s.tell(Scaled{Done{Text: "2 of 2 units did not start; see: gpuherd logs redis-worker@0.2 redis-worker@1.2; to undo it: gpuherd scale redis-worker 1"}})
+			}},
 			{"refused", func(s *stage) {
 				s.press("s", "y")
 				s.tell(Done{Text: "redis-worker@0: systemd does not let you stop it"})
@@ -325,6 +341,187 @@ func TestControlIsAskedForFirst(t *testing.T) {
 	s.wanted(Quit{})
 	s.press("ctrl+z")
 	s.wanted(Suspend{})
+}
+
+// counted is an answer to Count, with the limits of 1 and 256 workers.
+func counted(unit string, now int) Counted {
+	return Counted{Unit: unit, Service: "redis-worker", Now: now, Possible: func(n int) error {
+		if n < 1 || n > 256 {
+			return fmt.Errorf("%d workers cannot be", n)
+		}
+		return nil
+	}}
+}
+
+func TestScale(t *testing.T) {
+	t.Parallel()
+	count := Count{"redis-worker@0.service"}
+	scale := func(n int) []Effect { return []Effect{count, Scale{"redis-worker", n}} }
+	for name, tc := range map[string]struct {
+		key  string
+		now  int
+		then []string // after the answer to Count
+		want []Effect
+		sees string
+	}{
+		"one more":             {"+", 1, []string{"y"}, scale(2), "redis-worker: scaling from 1 to 2…"},
+		"one less":             {"-", 2, []string{"Y"}, scale(1), "redis-worker: scaling from 2 to 1…"},
+		"asked":                {"-", 2, nil, []Effect{count}, "scale redis-worker from 2 to 1 worker on each device? y yes, n no, + - number"},
+		"no":                   {"+", 1, []string{"n"}, []Effect{count}, "redis-worker: left as it is"},
+		"left":                 {"+", 1, []string{"esc"}, []Effect{count}, "redis-worker: left as it is"},
+		"Enter is no":          {"+", 1, []string{"enter"}, []Effect{count}, "redis-worker: left as it is"},
+		"to none":              {"-", 1, nil, []Effect{count}, "0 workers cannot be"},
+		"above the most":       {"+", 256, nil, []Effect{count}, "257 workers cannot be"},
+		"further":              {"+", 1, []string{"+", "+", "-", "y"}, scale(3), "from 1 to 3…"},
+		"not below the least":  {"-", 2, []string{"-", "-", "+", "y"}, scale(2), "from 2 to 2…"},
+		"not above the most":   {"+", 255, []string{"+", "+", "y"}, scale(256), "from 255 to 256…"},
+		"typed":                {"+", 1, []string{"1", "2"}, []Effect{count}, "from 1 to 12 workers"},
+		"typed and done":       {"+", 1, []string{"1", "2", "y"}, scale(12), "from 1 to 12…"},
+		"typed and mended":     {"+", 1, []string{"1", "2", "backspace", "6", "y"}, scale(16), "from 1 to 16…"},
+		"begun anew":           {"+", 1, []string{"9", "+", "4", "y"}, scale(4), "from 1 to 4…"},
+		"typed none":           {"+", 1, []string{"0", "y"}, []Effect{count}, "0 workers cannot be"},
+		"typed too many":       {"+", 1, []string{"9", "9", "9", "9", "9", "9", "y"}, []Effect{count}, "9999 workers cannot be"},
+		"other keys are quiet": {"+", 1, []string{"j", "x", "/"}, []Effect{count}, "from 1 to 2 workers"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, 80, 24)
+			s.tell(herd(2))
+			s.effects = nil
+			s.press(tc.key)
+			s.tell(counted("redis-worker@0.service", tc.now))
+			s.press(tc.then...)
+			s.wanted(tc.want...)
+			s.has(tc.sees)
+		})
+	}
+}
+
+func TestScaleIsCountedFirst(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, 80, 24)
+	s.press("+") // nobody is there
+	s.wanted()
+	s.tell(herd(2))
+	s.effects = nil
+	count := Count{"redis-worker@0.service"}
+
+	// No yes before there is a question, and what is pressed meanwhile counts.
+	s.press("+", "y", "+")
+	s.wanted(count)
+	s.tell(counted("redis-worker@0.service", 1))
+	s.has("from 1 to 3 workers")
+	s.press("n")
+
+	// An answer that nobody waits for is no question.
+	s.press("+", "n")
+	s.tell(counted("redis-worker@0.service", 1))
+	s.press("y")
+	s.wanted(count)
+	s.press("r")
+	s.tell(counted("redis-worker@0.service", 1))
+	s.has("restart redis-worker@0?")
+	s.press("n", "+")
+	s.tell(counted("redis-worker@1.service", 1))
+	s.hasNot("scale redis-worker")
+	s.tell(Counted{Unit: "redis-worker@0.service", Refused: "it runs once a host"})
+	s.has("it runs once a host")
+	s.hasNot("scale redis-worker")
+}
+
+func TestWhileItScales(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, 80, 24)
+	s.tell(herd(2))
+	s.press("+")
+	s.tell(counted("redis-worker@0.service", 1))
+	s.press("y")
+	s.effects = nil
+
+	// Everything else goes on, and how far it is comes back to be seen.
+	s.press("j")
+	s.tell(Progress{"start: 0 of 2 done, 1s, waiting for redis-worker@0.2"})
+	s.has("waiting for redis-worker@0.2", "> redis-worker@1")
+	s.press("/", "'x")
+	s.tell(Progress{"start: 1 of 2 done, 2s, waiting for redis-worker@1.2"})
+	s.has("search: x")
+	s.press("esc")
+	s.has("waiting for redis-worker@1.2")
+	s.tell(Done{Text: "redis-worker@0: restarted", OK: true})
+	s.has("redis-worker@0: restarted")
+	s.press("k")
+	s.has("waiting for redis-worker@1.2")
+	s.effects = nil
+
+	// One after the other, and nothing is left half done unasked.
+	s.press("-")
+	s.has("redis-worker is being scaled; one after the other")
+	s.press("q")
+	s.has("quit, and leave that half done?")
+	s.press("n", "q", "y")
+	s.wanted(Quit{})
+	s.press("ctrl+c")
+	s.wanted(Quit{})
+
+	// New workers come, and the selection stays with its own.
+	h := herd(2)
+	added := Worker{Unit: state.Unit{Name: "redis-worker@0.2.service", GPU: ptr(0), Active: "active", Sub: "running"}}
+	h.Workers = []Worker{h.Workers[0], added, h.Workers[1]}
+	s.tell(h, Scaled{Done{Text: "redis-worker has 2 workers a device (1 before)", OK: true}})
+	s.has("> redis-worker@0 ", "redis-worker@0.2", "has 2 workers a device")
+	s.hasNot("waiting for")
+	s.tell(Progress{"too late"})
+	s.press("j")
+	s.hasNot("too late")
+	s.has("> redis-worker@0.2", "Enter details")
+
+	// A worker that goes leaves the selection to the next one.
+	s.effects = nil
+	s.tell(herd(2))
+	s.has("> redis-worker@1")
+	s.press("q")
+	s.wanted(Follow{"redis-worker@1.service", 5}, Quit{})
+}
+
+// A long name does not push the numbers out of the question, and long news
+// break between words.
+func TestLongNames(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, 80, 24)
+	s.tell(herd(2))
+	s.press("+")
+	c := counted("redis-worker@0.service", 100)
+	c.Service = strings.Repeat("long-", 40)
+	s.tell(c)
+	s.has("… from 100 to 101 workers on each device? y yes, n no, + - number")
+	s.press("n")
+	s.tell(Done{Text: strings.Repeat("a word ", 41) + strings.Repeat("long", 30) + " end"})
+	s.has("word a word a\nword a", "longl…")
+	s.hasNot("end")
+}
+
+func TestWrapWords(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		text string
+		want []string
+	}{
+		"none":       {"", nil},
+		"fits":       {"one two", []string{"one two"}},
+		"exactly":    {"0123456789", []string{"0123456789"}},
+		"breaks":     {"0123456 89 1", []string{"0123456 89", "1"}},
+		"long word":  {"0123456789ab cd", []string{"012345678…", "cd"}},
+		"too much":   {"one two three four five six seven", []string{"one two", "three four", "five six …"}},
+		"wide":       {"漢字漢字漢字 漢", []string{"漢字漢字…", "漢"}},
+		"two spaces": {"01234567  9ab", []string{"01234567 ", "9ab"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(tc.want, wrapWords(tc.text, 10, 3)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 func TestScrolling(t *testing.T) {

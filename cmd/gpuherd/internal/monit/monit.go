@@ -38,6 +38,11 @@ type Options struct {
 	Describe func(ctx context.Context, unit string) ([]string, error)
 	// Control does it, and says what became of it.
 	Control func(ctx context.Context, verb jobs.Verb, unit string) Done
+	// Count tells how many workers the unit's service has, and may have.
+	Count func(ctx context.Context, unit string) Counted
+	// Scale has a service have n workers on each device, tells how far it is,
+	// and says what became of it. One runs at a time.
+	Scale func(ctx context.Context, service string, n int, progress func(text string)) Done
 	// Journal returns the command that follows a unit's journal as JSON.
 	Journal func(unit string) []string
 
@@ -112,6 +117,12 @@ func (s *shell) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		s.tasks.Go(func() { s.send(s.describe(e.Unit)) })
 	case Control:
 		s.tasks.Go(func() { s.send(s.Control(s.life, e.Verb, e.Unit)) })
+	case Count:
+		s.tasks.Go(func() { s.send(s.Count(s.life, e.Unit)) })
+	case Scale:
+		s.tasks.Go(func() {
+			s.send(Scaled{s.Scale(s.life, e.Service, e.N, func(text string) { s.send(Progress{text}) })})
+		})
 	}
 	return s, nil
 }

@@ -127,6 +127,13 @@ func options(systemd *bustest.Systemd, tty *os.File) Options {
 		Control: func(_ context.Context, verb jobs.Verb, unit string) Done {
 			return Done{Text: "did " + string(verb) + " " + unit, OK: true}
 		},
+		Count: func(_ context.Context, unit string) Counted {
+			return Counted{Unit: unit, Service: "redis-worker", Now: 1, Possible: func(int) error { return nil }}
+		},
+		Scale: func(_ context.Context, service string, n int, progress func(string)) Done {
+			progress("on its way")
+			return Done{Text: fmt.Sprintf("did scale %s to %d", service, n), OK: true}
+		},
 		Journal: func(unit string) []string {
 			return []string{"sh", "-c", `echo '{"MESSAGE":"log of ` + unit + `"}'; exec sleep 600`}
 		},
@@ -179,6 +186,10 @@ func TestRun(t *testing.T) {
 	person.sees(`\x1b[2J`)
 	person.presses("qry")
 	person.sees("did restart redis-worker@0.service")
+	person.presses("+")
+	person.sees("from 1 to 2")
+	person.presses("y")
+	person.sees("did scale redis-worker to 2")
 	person.presses("j")
 	person.sees("log of redis-worker@1.service")
 
@@ -194,6 +205,28 @@ func TestRun(t *testing.T) {
 	defer person.mu.Unlock()
 	if !strings.Contains(person.seen.String(), "\x1b[?1049l") {
 		t.Errorf("the alternate screen is not left: %q", person.seen.String())
+	}
+}
+
+// A reload is short, and no reason to call old what is shown.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	f := newFeed(Options{Choose: func(names []string) []string { return names }}, nil)
+	lost := func(after time.Duration) bool {
+		s, _ := f.snapshot(time.Now().Add(after))
+		return s.Lost
+	}
+	f.Sync(observed(1), "start")
+	if lost(time.Hour) {
+		t.Error("lost from the start")
+	}
+	f.Lost(0)
+	if lost(0) || !lost(grace) {
+		t.Errorf("lost at once: %v; after %v: %v", lost(0), grace, lost(grace))
+	}
+	f.Sync(observed(1), "again")
+	if lost(time.Hour) {
+		t.Error("lost still")
 	}
 }
 

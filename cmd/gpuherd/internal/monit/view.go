@@ -31,7 +31,7 @@ func (m Model) View() string {
 	}
 	lines = append(lines, m.paneTitle())
 	lines = append(lines, m.panes[m.shown].render(m.screen, m.width, m.paneHeight())...)
-	return strings.Join(append(lines, m.foot()), "\n")
+	return strings.Join(append(lines, m.foot()...), "\n")
 }
 
 // tableHeight is how many workers are shown.
@@ -43,13 +43,13 @@ func (m Model) tableHeight() int {
 }
 
 // paneHeight is how many lines of the pane are shown: all below the title, the
-// table with its titles, and the pane's own title, but for the last line.
+// table with its titles, and the pane's own title, but for the foot.
 func (m Model) paneHeight() int {
 	above := 2
 	if !m.full {
 		above += 1 + max(m.tableHeight(), 1)
 	}
-	return max(1, m.height-above-1)
+	return max(1, m.height-above-len(m.foot()))
 }
 
 // title is the first line: whose workers these are, and what is not well.
@@ -119,33 +119,91 @@ func (m Model) paneTitle() string {
 	return m.screen.Paint(terminal.Strong, text+strings.Repeat("─", m.width-terminal.Width(text)))
 }
 
-// foot is the last line: a question, what is typed, news, or the keys.
-func (m Model) foot() string {
+// newsRows is how many lines news may take: what has failed, and what to do
+// about it, is often longer than one.
+func (m Model) newsRows() int { return min(4, m.height/5) }
+
+// foot is the last line: a question, what is typed, the keys, or news, which
+// may take more than one.
+func (m Model) foot() []string {
+	one := func(style terminal.Style, text string) []string {
+		return []string{m.screen.Paint(style, terminal.Cut(text, m.width))}
+	}
 	switch {
 	case m.asking != nil:
-		text := fmt.Sprintf("%s %s? y yes, n no", m.asking.Verb, short(m.asking.Unit))
-		return m.screen.Paint(terminal.Busy, terminal.Cut(text, m.width))
+		return one(terminal.Busy, m.asking.text(m.width))
 	case m.typing == searching:
-		return m.prompt("search: ")
+		return []string{m.prompt("search: ")}
 	case m.typing == filtering:
-		return m.prompt("only lines with: ")
+		return []string{m.prompt("only lines with: ")}
 	case m.note.Text != "":
 		style := terminal.Plain
 		if !m.note.OK {
 			style = terminal.Bad
 		}
-		return m.screen.Paint(style, terminal.Cut(terminal.Inert(m.note.Text), m.width))
+		rows := wrapWords(terminal.Inert(m.note.Text), m.width, m.newsRows())
+		for i := range rows {
+			rows[i] = m.screen.Paint(style, rows[i])
+		}
+		return rows
+	case m.scaling != "":
+		return one(terminal.Busy, m.scaling+": "+terminal.Inert(m.progress))
 	case m.shown == help || m.shown == details:
-		return m.screen.Paint(terminal.Faint, terminal.Cut("j k scroll  / search  Esc back  Ctrl+C quit", m.width))
+		return one(terminal.Faint, "j k scroll  / search  Esc back  Ctrl+C quit")
 	}
+	return one(terminal.Faint, m.keys())
+}
+
+// keys names as many keys as there is room for.
+func (m Model) keys() string {
 	text := "Enter details  l log  e events  / search  r restart  s stop  ? help  q quit"
 	if w := m.worker(); w != nil && (w.Active == "inactive" || w.Active == "failed") {
 		text = strings.Replace(text, "s stop", "s start", 1)
 	}
-	if wide := "j k worker  " + strings.Replace(text, "r restart", "& filter  f follow  w wrap  r restart", 1); terminal.Width(wide) <= m.width {
-		text = wide
+	for _, more := range [][2]string{
+		{"  ? help", "  + - scale  ? help"},
+		{"r restart", "& filter  f follow  w wrap  r restart"},
+		{"Enter details", "j k worker  Enter details"},
+	} {
+		wider := strings.Replace(text, more[0], more[1], 1)
+		if terminal.Width(wider) > m.width {
+			break
+		}
+		text = wider
 	}
-	return m.screen.Paint(terminal.Faint, terminal.Cut(text, m.width))
+	return text
+}
+
+// wrapWords breaks text between words into at most so many rows, of which the
+// last one is cut.
+func wrapWords(text string, width, rows int) []string {
+	var out []string
+	row := ""
+	for rest := text; rest != ""; {
+		if len(out) == rows-1 {
+			return append(out, terminal.Cut(rest, width))
+		}
+		row, rest = firstRow(rest, width)
+		out = append(out, terminal.Cut(row, width))
+	}
+	return out
+}
+
+// firstRow splits off the words of text that fit, one at least.
+func firstRow(text string, width int) (row, rest string) {
+	end := len(text)
+	for terminal.Width(text[:end]) > width {
+		at := strings.LastIndexByte(text[:end], ' ')
+		if at <= 0 {
+			at = strings.IndexByte(text, ' ')
+			if at <= 0 {
+				return text, ""
+			}
+			return text[:at], text[at+1:]
+		}
+		end = at
+	}
+	return text[:end], strings.TrimPrefix(text[end:], " ")
 }
 
 // prompt shows the end of what is typed, with a cursor of its own.

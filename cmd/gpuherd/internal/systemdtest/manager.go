@@ -23,6 +23,25 @@ func (managerProperties) Get(_, name string) (dbus.Variant, *dbus.Error) {
 	return dbus.MakeVariant(Version), nil
 }
 
+// Reload has the target want what is generated, and tells when it begins and
+// ends, as systemd does.
+func (m managerMethods) Reload() *dbus.Error {
+	if err := m.s.call(bus.Target, "Reload"); err != nil {
+		return err
+	}
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	for _, active := range []bool{true, false} {
+		if err := m.s.conn.Emit(rootPath, manager+".Reloading", active); err != nil {
+			return dbus.MakeFailedError(err)
+		}
+		if active && m.s.Generate != nil {
+			m.s.units[bus.UnitPath(bus.Target)].Props["Wants"] = m.s.Generate()
+		}
+	}
+	return nil
+}
+
 // A listedJob is one of ListJobs, org.freedesktop.systemd1(5).
 type listedJob struct {
 	ID       uint32

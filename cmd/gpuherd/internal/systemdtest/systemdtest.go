@@ -48,6 +48,10 @@ type Unit struct {
 type Systemd struct {
 	Address string // for DBUS_SYSTEM_BUS_ADDRESS
 
+	// Generate returns what gpuherd.target wants after a reload; nil: what it
+	// wanted before. It is to be set before anybody asks for one.
+	Generate func() []string
+
 	conn *dbus.Conn
 
 	mu    sync.Mutex
@@ -176,10 +180,6 @@ func (m managerMethods) KillUnit(name, whom string, signal int32) *dbus.Error {
 
 func (m managerMethods) ResetFailedUnit(name string) *dbus.Error {
 	return m.s.call(name, "ResetFailedUnit "+name)
-}
-
-func (m managerMethods) Reload() *dbus.Error {
-	return m.s.call(bus.Target, "Reload")
 }
 
 // call is a method that is no job, on a unit.
