@@ -21,7 +21,7 @@ type sieve struct {
 	io.ReadWriteCloser
 	in      *bufio.Reader
 	deliver func(*dbus.Signal) // nil: every message passes
-	pass    int // bytes of a message that are still to be handed on
+	pass    int                // bytes of a message that are still to be handed on
 }
 
 func newSieve(stream io.ReadWriteCloser, deliver func(*dbus.Signal)) *sieve {
