@@ -39,9 +39,8 @@ type app struct {
 	rootDir string // below which this machine's files lie; "/" but in tests
 	remote  string // --host: where systemd is asked by ssh; empty: here
 
-	direct  *bus.Conn // to systemd itself, once it was asked
-	link    *bus.Conn // to systemd by way of the bus, once it was needed
-	manager *sd.Conn  // on the same connection as link
+	link    *bus.Conn // to systemd, once it was asked
+	manager *sd.Conn  // on the same connection
 
 	in       terminal.Screen // where stdin comes from
 	out, err terminal.Screen // where stdout and stderr go

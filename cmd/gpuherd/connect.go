@@ -26,25 +26,9 @@ func (a *app) bounded(ctx context.Context) (context.Context, context.CancelFunc)
 	return context.WithTimeout(ctx, callTimeout)
 }
 
-// systemd returns the connection of this run to systemd, here or on --host,
-// for questions. The run ends it.
+// systemd returns the connection of this run to systemd, here or on --host.
+// The run ends it.
 func (a *app) systemd(ctx context.Context) (*bus.Conn, error) {
-	if a.direct != nil {
-		return a.direct, nil
-	}
-	if a.remote == "" && os.Geteuid() == 0 && os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") == "" {
-		var err error
-		if a.direct, err = bus.Dial(ctx, bus.WithoutBus(bus.Private)); err == nil {
-			return a.direct, nil
-		}
-		a.direct = nil // the bus says what is wrong
-	}
-	return a.onBus(ctx)
-}
-
-// onBus returns the connection of this run to systemd by way of the bus, which
-// jobs need: it has their signals.
-func (a *app) onBus(ctx context.Context) (*bus.Conn, error) {
 	if a.link != nil {
 		return a.link, nil
 	}
@@ -57,12 +41,12 @@ func (a *app) onBus(ctx context.Context) (*bus.Conn, error) {
 	return a.link, err
 }
 
-// jobs is systemd for jobs and properties, by way of the bus.
+// jobs is systemd for jobs and properties, on the same connection.
 func (a *app) jobs(ctx context.Context) (*sd.Conn, error) {
 	if a.manager != nil {
 		return a.manager, nil
 	}
-	link, err := a.onBus(ctx)
+	link, err := a.systemd(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +59,7 @@ func (a *app) jobs(ctx context.Context) (*sd.Conn, error) {
 // bus send every change of every property, too, which is most of the traffic
 // of a restart.
 func (a *app) listen(ctx context.Context) error {
-	link, err := a.onBus(ctx)
+	link, err := a.systemd(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,14 +69,12 @@ func (a *app) listen(ctx context.Context) error {
 	return nil
 }
 
-// disconnect ends the connections to systemd, where there are any.
+// disconnect ends the connection to systemd, where there is one.
 func (a *app) disconnect() {
-	for _, conn := range []*bus.Conn{a.direct, a.link} {
-		if conn != nil {
-			_ = conn.Close() // every answer has been read
-		}
+	if a.link != nil {
+		_ = a.link.Close() // every answer has been read
 	}
-	a.direct, a.link, a.manager = nil, nil, nil
+	a.link, a.manager = nil, nil
 }
 
 // noSystemd says what it means that systemd could not be asked.

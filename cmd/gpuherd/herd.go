@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"os"
 	"slices"
 	"time"
 
@@ -40,56 +42,85 @@ type worker struct {
 func (a *app) herd(ctx context.Context, words []string, all bool) ([]worker, error) {
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	conn, names, err := a.selected(ctx, words, all)
+	_, names, err := a.selected(ctx, words, all)
 	if err != nil {
 		return nil, err
 	}
-	seen, err := conn.Observe(ctx, names)
-	if err != nil {
-		return nil, a.noSystemd(err)
-	}
-	inventory := a.inventory()
-	workers := make([]worker, 0, len(seen))
-	for _, o := range seen {
-		workers = append(workers, a.observed(o, inventory))
-	}
-	return workers, nil
+	return a.observeOthers(ctx, names, map[string]worker{}, a.inventory())
 }
 
 // glance is herd with what `gpuherd list` has a column for, in a tenth of the
 // time: of a unit that is active nothing is asked that tells of its end, nor its
 // processes' and its invocation's ids.
 func (a *app) glance(ctx context.Context, words []string, all bool) ([]worker, error) {
-	if a.remote != "" { // its cgroup files are not here
+	if a.remote != "" { // its sockets and its cgroup files are not here
 		return a.herd(ctx, words, all)
 	}
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	conn, names, err := a.selected(ctx, words, all)
+	private := bus.Private
+	if os.Geteuid() != 0 || os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") != "" {
+		private = ""
+	}
+	view, err := bus.OpenView(ctx, private)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return a.herd(ctx, words, all)
+	}
+	if err != nil {
+		return nil, a.noSystemd(err)
+	}
+	defer view.Close()
+	herd, err := view.Herd()
+	if err != nil {
+		return nil, a.noSystemd(err)
+	}
+	names, err := choose(herd, words, all)
 	if err != nil {
 		return nil, err
 	}
 	uses := make(chan map[string]resources.Usage, 1)
 	go func() { uses <- a.usual(names) }()
 	inventory := a.inventory()
-	seen, err := conn.Glance(ctx, names)
+	seen, err := view.Glance(names)
 	if err != nil {
 		return nil, a.noSystemd(err)
 	}
 	used := <-uses
-	workers := make([]worker, 0, len(seen))
+	glanced := make(map[string]worker, len(seen))
 	for _, o := range seen {
-		use, ok := used[o.Name]
-		if o.Active == "active" && ok {
-			workers = append(workers, a.newWorker(o, &use, inventory))
-			continue
+		if use, ok := used[o.Name]; ok {
+			glanced[o.Name] = a.newWorker(o, &use, inventory)
 		}
-		whole, err := conn.Observe(ctx, []string{o.Name})
+	}
+	return a.observeOthers(ctx, names, glanced, inventory)
+}
+
+// observeOthers returns the named units in that order: those that are known,
+// and those that there are of the others.
+func (a *app) observeOthers(ctx context.Context, names []string, known map[string]worker, inventory *gpu.Inventory) ([]worker, error) {
+	var others []string
+	for _, name := range names {
+		if _, ok := known[name]; !ok {
+			others = append(others, name)
+		}
+	}
+	if len(others) > 0 {
+		conn, err := a.systemd(ctx)
+		if err != nil {
+			return nil, err
+		}
+		seen, err := conn.Observe(ctx, others)
 		if err != nil {
 			return nil, a.noSystemd(err)
 		}
-		for _, o := range whole {
-			workers = append(workers, a.observed(o, inventory))
+		for _, o := range seen {
+			known[o.Name] = a.observed(o, inventory)
+		}
+	}
+	workers := make([]worker, 0, len(known))
+	for _, name := range names {
+		if w, ok := known[name]; ok {
+			workers = append(workers, w)
 		}
 	}
 	return workers, nil

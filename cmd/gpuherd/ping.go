@@ -88,7 +88,7 @@ func (a *app) printCheck(c check) {
 
 // pingHerd asks systemd. Without an answer there is one check, that failed.
 func (a *app) pingHerd(ctx context.Context) []check {
-	conn, err := a.onBus(ctx)
+	conn, err := a.systemd(ctx)
 	if err != nil {
 		return []check{{Name: "systemd", Detail: err.Error()}}
 	}

@@ -14,7 +14,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -62,7 +61,6 @@ type Option func(*options)
 
 type options struct {
 	address, target string
-	private         bool
 	stream          io.ReadWriteCloser
 	times           times
 }
@@ -70,16 +68,6 @@ type options struct {
 // WithAddress connects to the D-Bus address a ("unix:path=…", "unixexec:…")
 // instead of the system bus.
 func WithAddress(a string) Option { return func(o *options) { o.address = a } }
-
-// Private is the address where systemd answers root without a bus between.
-const Private = "unix:path=/run/systemd/private"
-
-// WithoutBus speaks to systemd itself at the D-Bus address a, as root's
-// systemctl(1) does at Private: in half the time, and where no dbus-daemon
-// runs. It is for calls only: without a bus there is nobody to match signals.
-func WithoutBus(a string) Option {
-	return func(o *options) { o.address, o.private = a, true }
-}
 
 // WithStream speaks to the bus on the far end of a stream, such as a
 // systemd-stdio-bridge(1), instead of the system bus. The connection closes it.
@@ -137,11 +125,11 @@ func connect(ctx context.Context, o options, signals dbus.SignalHandler) (*dbus.
 	switch path, plain := socketPath(address); {
 	case o.stream != nil:
 		address = "the end of a stream"
-		conn, err = greet(newSieve(o.stream, deliver), true, settings)
+		conn, err = greet(newSieve(o.stream, deliver), settings)
 	case plain:
 		var socket net.Conn
 		if socket, err = (&net.Dialer{}).DialContext(ctx, "unix", path); err == nil {
-			conn, err = greet(newSieve(socket, deliver), !o.private, settings)
+			conn, err = greet(newSieve(socket, deliver), settings)
 		}
 	default:
 		conn, err = dbus.Connect(address, settings...)
@@ -179,15 +167,15 @@ func socketPath(address string) (path string, ok bool) {
 	return path, path != ""
 }
 
-// greet authenticates on a stream, and says hello where there is a bus to say
-// it to, as dbus.Connect does on a socket.
-func greet(stream io.ReadWriteCloser, bus bool, settings []dbus.ConnOption) (*dbus.Conn, error) {
+// greet authenticates on a stream and says hello, as dbus.Connect does on a
+// socket.
+func greet(stream io.ReadWriteCloser, settings []dbus.ConnOption) (*dbus.Conn, error) {
 	conn, err := dbus.NewConn(stream, settings...)
 	if err != nil {
 		_ = stream.Close() // nothing was written
 		return nil, err
 	}
-	if err = conn.Auth(nil); err == nil && bus {
+	if err = conn.Auth(nil); err == nil {
 		err = conn.Hello()
 	}
 	if err != nil {
@@ -266,14 +254,7 @@ func (c *Conn) Herd(ctx context.Context) ([]string, error) {
 	if !ok {
 		return nil, fmt.Errorf("cannot read what %s wants: systemd answered %s", c.opts.target, v.Signature())
 	}
-	var names []string
-	for _, n := range all {
-		if strings.HasSuffix(n, ".service") {
-			names = append(names, n)
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
+	return services(all), nil
 }
 
 // Observe asks for the named units, in the order of names. Units that have no

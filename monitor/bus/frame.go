@@ -2,23 +2,30 @@ package bus
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 
 	"github.com/godbus/dbus/v5"
 )
 
-// The D-Bus wire format, as far as a change of properties needs it; see
-// "Message Format" of the D-Bus specification.
+// The D-Bus wire format, as far as changes of properties and small questions
+// need it; see "Message Format" of the D-Bus specification.
 const (
-	frameHead   = 16 // the fixed part: through the length of the array of header fields
-	typeSignal  = 4
-	fieldPath   = 1
-	fieldIface  = 2
-	fieldMember = 3
-	fieldSender = 7
-	fieldSign   = 8
-	changeSign  = "sa{sv}as"
-	deepest     = 64 // containers within each other
+	frameHead    = 16 // the fixed part: through the length of the array of header fields
+	typeCall     = 1
+	typeReturn   = 2
+	typeError    = 3
+	typeSignal   = 4
+	fieldPath    = 1
+	fieldIface   = 2
+	fieldMember  = 3
+	fieldError   = 4
+	fieldReplies = 5
+	fieldTo      = 6
+	fieldSender  = 7
+	fieldSign    = 8
+	changeSign   = "sa{sv}as"
+	deepest      = 64 // containers within each other
 )
 
 // startsFrame tells a message from a line of authentication by its byte order.
@@ -47,37 +54,10 @@ var kept = map[string]string{
 // the kept properties alone, or nil where it is another message, or one that
 // godbus may know better how to read.
 func change(frame []byte) *dbus.Signal {
-	r := frameReader{buf: frame, order: binary.LittleEndian}
-	if frame[0] == 'B' {
-		r.order = binary.BigEndian
-	}
-	if frame[1] != typeSignal {
+	r, h := openFrame(frame)
+	if r.bad || h.kind != typeSignal || h.sign != changeSign || h.texts[fieldIface] != propsIface || h.texts[fieldMember] != "PropertiesChanged" {
 		return nil
 	}
-	var path, iface, member, sender, sign string
-	r.at = 12
-	r.array(8, func() {
-		r.align(8)
-		field, kind := r.byte(), r.signature()
-		switch field {
-		case fieldPath:
-			path = r.string()
-		case fieldIface:
-			iface = r.string()
-		case fieldMember:
-			member = r.string()
-		case fieldSender:
-			sender = r.string()
-		case fieldSign:
-			sign = r.signature()
-		default:
-			r.skip(kind, 0)
-		}
-	})
-	if r.bad || sign != changeSign || iface != propsIface || member != "PropertiesChanged" {
-		return nil
-	}
-	r.align(8)
 	of := r.string()
 	props := map[string]dbus.Variant{}
 	r.array(8, func() {
@@ -92,7 +72,43 @@ func change(frame []byte) *dbus.Signal {
 	if r.bad {
 		return nil
 	}
-	return &dbus.Signal{Sender: sender, Path: dbus.ObjectPath(path), Name: propsChanged, Body: []any{of, props}}
+	return &dbus.Signal{Sender: h.texts[fieldSender], Path: dbus.ObjectPath(h.texts[fieldPath]), Name: propsChanged, Body: []any{of, props}}
+}
+
+// A header is what the header of a message says, as far as it is asked for.
+type header struct {
+	kind    byte
+	texts   [fieldSender + 1]string // by field
+	sign    string
+	replies uint32 // to which call it is the reply
+}
+
+// openFrame reads the header of frame, a whole message, and returns what reads
+// its body.
+func openFrame(frame []byte) (frameReader, header) {
+	r := frameReader{buf: frame, order: binary.LittleEndian, at: 12}
+	if frame[0] == 'B' {
+		r.order = binary.BigEndian
+	}
+	h := header{kind: frame[1]}
+	r.array(8, func() {
+		r.align(8)
+		field, kind := r.byte(), r.signature()
+		switch {
+		case field == fieldReplies && kind == "u":
+			h.replies = r.uint32()
+		case field == fieldSign && kind == "g":
+			h.sign = r.signature()
+		case kind == "s" || kind == "o":
+			if text := r.string(); int(field) < len(h.texts) {
+				h.texts[field] = text
+			}
+		default:
+			r.skip(kind, 0)
+		}
+	})
+	r.align(8)
+	return r, h
 }
 
 // A frameReader reads a message from its front. What is wrong with it makes it
@@ -102,6 +118,13 @@ type frameReader struct {
 	order binary.ByteOrder
 	at    int
 	bad   bool
+}
+
+func (r *frameReader) wrong() error {
+	if r.bad {
+		return errors.New("cannot read its answer")
+	}
+	return nil
 }
 
 func (r *frameReader) align(n int) { r.take((n - r.at%n) % n) }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -11,147 +13,161 @@ import (
 	"gpuherd/monitor/state"
 )
 
-// glanced are the properties of a running unit that Glance asks for.
+// Private is the socket where systemd answers root without a bus between.
+const Private = "/run/systemd/private"
+
+// A View is a look at the herd for eyes: what a table has a column for, in a
+// tenth of the time that a Conn takes for all there is to know. It is over when
+// the context ends that it was opened with. Its methods may not be called
+// concurrently.
+type View struct {
+	asker  *asker
+	target string
+}
+
+// OpenView connects to systemd as root's systemctl(1) does, without a bus
+// between, where the socket named private lets us, and else to the bus as Dial
+// does; "" is for the bus. Only a bus at a socket of this machine will do.
+func OpenView(ctx context.Context, private string, opts ...Option) (*View, error) {
+	o := collect(opts)
+	if private != "" {
+		if a, err := dialAsker(ctx, private, false); err == nil {
+			return &View{a, o.target}, nil
+		}
+	}
+	address := o.address
+	if address == "" {
+		address = systemBus()
+	}
+	path, ok := socketPath(address)
+	if !ok || o.stream != nil {
+		return nil, fmt.Errorf("%w: %s", errors.ErrUnsupported, address)
+	}
+	a, err := dialAsker(ctx, path, true)
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to the bus at %s: %w", address, err)
+	}
+	return &View{a, o.target}, nil
+}
+
+// Close ends the connection.
+func (v *View) Close() { v.asker.close() }
+
+// Herd is as Conn.Herd.
+func (v *View) Herd() ([]string, error) {
+	v.asker.get(UnitPath(v.target), unitIface, "Wants")
+	err := v.asker.send()
+	if err != nil {
+		return nil, err
+	}
+	value, err := v.asker.property()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what %s wants: %w", v.target, err)
+	}
+	all, _ := value.([]string)
+	return services(all), nil
+}
+
+// services returns the services among units, sorted.
+func services(units []string) []string {
+	var names []string
+	for _, n := range units {
+		if strings.HasSuffix(n, ".service") {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// glanced are the properties of an active unit that Glance asks for.
 var glanced = []struct{ iface, name string }{
 	{unitIface, "StateChangeTimestamp"},
 	{serviceIface, "NRestarts"},
 	{serviceIface, "StatusText"},
 }
 
-// window is how many calls of Glance are under way at once: dbus-daemon allows
-// a connection 128 (max_replies_per_connection of dbus-daemon(1)).
-const window = 64
+// window is how many questions are under way at once: dbus-daemon allows a
+// connection 128 (max_replies_per_connection of dbus-daemon(1)), and a socket
+// that is full both ways would be the end.
+const window = 96
 
-// Glance is Observe for eyes. A unit has 450 properties, and to make, carry and
-// read them all takes milliseconds; so of a unit that is active, its state,
-// StateChangeTimestamp, NRestarts and StatusText alone are asked for, which come
-// from moments some milliseconds apart. A unit that is not active, or changed
-// its state in between, is observed.
-func (c *Conn) Glance(ctx context.Context, names []string) ([]state.Observation, error) {
-	before, err := c.states(ctx, names)
-	if err != nil {
+// Glance returns of those of the named units that are active their state,
+// StateChangeTimestamp, NRestarts and StatusText, which come from moments some
+// milliseconds apart. The others are left out, and what changed its state in
+// between.
+func (v *View) Glance(names []string) ([]state.Observation, error) {
+	v.asker.list(names)
+	if err := v.asker.send(); err != nil {
 		return nil, err
 	}
-	var running []string
-	for _, name := range names {
-		if s := before[name]; s.Load == "loaded" && s.Active == "active" {
-			running = append(running, name)
-		}
-	}
-	values, err := c.properties(ctx, running)
-	if err != nil {
-		return nil, err
-	}
-	after, err := c.states(ctx, running)
-	if err != nil {
-		return nil, err
-	}
-	seen := make(map[string]state.Observation, len(names))
-	var rest []string
-	now := time.Now().UnixMicro()
-	for _, name := range names {
-		s, props := before[name], values[name]
-		if s != after[name] || len(props) < len(glanced) {
-			rest = append(rest, name)
-			continue
-		}
-		o := state.Observation{Name: name, Active: s.Active, Sub: s.Sub, Job: s.Job, ReceivedUS: now}
-		merge(&o, props)
-		mergeFull(&o, props)
-		seen[name] = o
-	}
-	observed, err := c.Observe(ctx, rest)
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range observed {
-		seen[o.Name] = o
-	}
-	out := make([]state.Observation, 0, len(seen))
-	for _, name := range names {
-		if o, ok := seen[name]; ok {
-			out = append(out, o)
-		}
-	}
-	return out, nil
-}
-
-// A unitState is what systemd lists of a unit.
-type unitState struct {
-	Load, Active, Sub string
-	Job               uint32
-}
-
-// states lists the named units, in one call.
-func (c *Conn) states(ctx context.Context, names []string) (map[string]unitState, error) {
-	if len(names) == 0 {
-		return nil, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.opts.times.call)
-	defer cancel()
-	var rows []struct {
-		Name, Description, Load, Active, Sub, Following string
-		Path                                            dbus.ObjectPath
-		Job                                             uint32
-		JobType                                         string
-		JobPath                                         dbus.ObjectPath
-	}
-	err := c.systemd.CallWithContext(ctx, managerIface+".ListUnitsByNames", dbus.FlagNoAutoStart, names).Store(&rows)
+	before, err := v.asker.listed()
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the units: %w", err)
 	}
-	states := make(map[string]unitState, len(rows))
-	for _, r := range rows {
-		states[r.Name] = unitState{Load: r.Load, Active: r.Active, Sub: r.Sub, Job: r.Job}
+	var seen []state.Observation
+	for _, name := range names {
+		if s := before[name]; s.Load == "loaded" && s.Active == "active" {
+			seen = append(seen, state.Observation{Name: name, Active: s.Active, Sub: s.Sub, Job: s.Job})
+		}
 	}
-	return states, nil
+	if err := v.fill(seen, names); err != nil {
+		return nil, err
+	}
+	after, err := v.asker.listed()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the units: %w", err)
+	}
+	return slices.DeleteFunc(seen, func(o state.Observation) bool {
+		return o.ReceivedUS == 0 || before[o.Name] != after[o.Name]
+	}), nil
 }
 
-// properties asks for the glanced properties of the named units. Of a unit
-// that has vanished some are missing.
-func (c *Conn) properties(ctx context.Context, names []string) (map[string]map[string]dbus.Variant, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.opts.times.call)
-	defer cancel()
-	values := make(map[string]map[string]dbus.Variant, len(names))
-	calls := make([]*dbus.Call, 0, len(names)*len(glanced))
-	// The answers come in the order of the calls, so that waiting for the
-	// oldest keeps the window full.
-	answer := func(i int) error {
-		call := calls[i]
-		<-call.Done
-		name, property := names[i/len(glanced)], glanced[i%len(glanced)].name
-		var v dbus.Variant
-		err := call.Store(&v)
-		var e dbus.Error
-		switch {
-		case err == nil:
-			if values[name] == nil {
-				values[name] = make(map[string]dbus.Variant, len(glanced))
-			}
-			values[name][property] = v
-			return nil
-		case errors.As(err, &e):
-			return nil // observing the unit tells whether it is gone
-		}
-		return fmt.Errorf("cannot read %s of unit %s: %w", property, name, err)
-	}
+// fill asks for the glanced properties, and then once more for the list of
+// names, whose answer it leaves to be read. A unit of which a property is
+// missing, since it has vanished, has no ReceivedUS.
+func (v *View) fill(seen []state.Observation, names []string) error {
+	var props map[string]dbus.Variant
 	answered := 0
-	for _, name := range names {
-		unit := c.bus.Object(busName, UnitPath(name))
+	answer := func() error {
+		o, p := &seen[answered/len(glanced)], glanced[answered%len(glanced)]
+		if answered%len(glanced) == 0 {
+			props = make(map[string]dbus.Variant, len(glanced))
+		}
+		answered++
+		value, err := v.asker.property()
+		var refused dbus.Error
+		switch {
+		case errors.As(err, &refused):
+			return nil
+		case err != nil:
+			return fmt.Errorf("cannot read %s of unit %s: %w", p.name, o.Name, err)
+		}
+		props[p.name] = dbus.MakeVariant(value)
+		if len(props) == len(glanced) {
+			merge(o, props)
+			o.ReceivedUS = time.Now().UnixMicro()
+		}
+		return nil
+	}
+	read := func(down int) error {
+		err := v.asker.send()
+		for err == nil && v.asker.due() > down {
+			err = answer()
+		}
+		return err
+	}
+	for i := range seen {
+		path := UnitPath(seen[i].Name)
 		for _, p := range glanced {
-			if len(calls)-answered == window {
-				if err := answer(answered); err != nil {
-					return nil, err
-				}
-				answered++
+			v.asker.get(path, p.iface, p.name)
+		}
+		if v.asker.due() >= window {
+			if err := read(window / 2); err != nil {
+				return err
 			}
-			calls = append(calls, unit.GoWithContext(ctx, propsIface+".Get", dbus.FlagNoAutoStart, make(chan *dbus.Call, 1), p.iface, p.name))
 		}
 	}
-	for ; answered < len(calls); answered++ {
-		if err := answer(answered); err != nil {
-			return nil, err
-		}
-	}
-	return values, nil
+	v.asker.list(names)
+	return read(1)
 }

@@ -1,6 +1,8 @@
 package bus_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -12,9 +14,9 @@ import (
 	"gpuherd/monitor/state"
 )
 
-// A glance tells of each unit what Observe does, but for what nobody has asked
-// for of those that are active; of more units than dbus-daemon allows calls to
-// be due on one connection, by way of the bus and without.
+// A glance tells what Observe does of those units that are active, but for what
+// has no column; of more units than dbus-daemon allows calls to be due on one
+// connection, by way of the bus and without.
 func TestGlance(t *testing.T) {
 	t.Parallel()
 	units := map[string]string{
@@ -33,37 +35,69 @@ func TestGlance(t *testing.T) {
 	u.Systemctl(append([]string{"start", "n.service", "f.service"}, names[5:]...)...)
 	u.Systemctl("kill", "--signal=KILL", names[5])
 
-	for name, opt := range map[string]bus.Option{"bus": bus.WithAddress(u.Address), "private": bus.WithoutBus(u.Private)} {
+	conn, err := bus.Dial(t.Context(), bus.WithAddress(u.Address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	var whole []state.Observation
+	until(t, "all is at rest", func() bool {
+		if whole, err = conn.Observe(t.Context(), names); err != nil {
+			t.Fatal(err)
+		}
+		return whole[0].StatusText == "up" && whole[1].Active == "failed" && whole[4].Sub == "running" && whole[4].NRestarts == 1
+	})
+	var want []state.Observation
+	for _, o := range whole {
+		if o.Active == "active" {
+			want = append(want, state.Observation{
+				Name: o.Name, Active: o.Active, Sub: o.Sub, ChangedUS: o.ChangedUS, NRestarts: o.NRestarts, StatusText: o.StatusText,
+			})
+		}
+	}
+	herd, err := conn.Herd(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, private := range map[string]string{"bus": "", "private": u.Private, "bus instead": "/nowhere"} {
 		t.Run(name, func(t *testing.T) {
-			conn, err := bus.Dial(t.Context(), opt)
+			view, err := bus.OpenView(t.Context(), private, bus.WithAddress(u.Address))
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = conn.Close() })
-			var whole, got []state.Observation
-			until(t, "all is at rest", func() bool {
-				if whole, err = conn.Observe(t.Context(), names); err != nil {
-					t.Fatal(err)
-				}
-				return whole[0].StatusText == "up" && whole[1].Active == "failed" && whole[4].Sub == "running" && whole[4].NRestarts == 1
-			})
-			if got, err = conn.Glance(t.Context(), names); err != nil {
+			defer view.Close()
+			members, err := view.Herd()
+			if diff := cmp.Diff(herd, members); err != nil || diff != "" {
+				t.Errorf("its members: %v (-want +got):\n%s", err, diff)
+			}
+			got, err := view.Glance(names)
+			if err != nil {
 				t.Fatal(err)
 			}
-			for i := range whole {
-				if o := &whole[i]; o.Active == "active" {
-					*o = state.Observation{
-						Name: o.Name, Active: o.Active, Sub: o.Sub, ChangedUS: o.ChangedUS, NRestarts: o.NRestarts, StatusText: o.StatusText,
-					}
-				}
-			}
-			moment := cmpopts.IgnoreFields(state.Observation{}, "ReceivedUS")
-			if diff := cmp.Diff(whole, got, moment); diff != "" {
+			if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(state.Observation{}, "ReceivedUS")); diff != "" {
 				t.Errorf("(-observed +glanced):\n%s", diff)
 			}
-			if len(got) != len(names)-1 {
-				t.Errorf("%d units, want all but the one without a file: %d", len(got), len(names)-1)
+			if none, err := view.Glance(nil); len(none) > 0 || err != nil {
+				t.Errorf("of no unit: %v %v", none, err)
 			}
 		})
+	}
+	t.Run("over", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		view, err := bus.OpenView(ctx, "", bus.WithAddress(u.Address))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer view.Close()
+		cancel()
+		until(t, "no question is answered", func() bool {
+			_, err := view.Herd()
+			return err != nil
+		})
+	})
+	for name, address := range map[string]string{"nothing there": "unix:path=/nowhere", "no socket": "tcp:host=127.0.0.1,port=1"} {
+		if _, err := bus.OpenView(t.Context(), "", bus.WithAddress(address)); err == nil || errors.Is(err, errors.ErrUnsupported) != (name == "no socket") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

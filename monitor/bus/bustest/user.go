@@ -19,7 +19,7 @@ import (
 // ends with the test.
 type User struct {
 	Address string // of the bus
-	Private string // D-Bus address of the manager itself
+	Private string // socket of the manager itself
 
 	tb      testing.TB
 	runtime string
@@ -74,7 +74,7 @@ func StartUser(tb testing.TB, units map[string]string, wants ...string) *User {
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	u := &User{tb: tb, runtime: filepath.Join(dir, "run"), log: &lockedBuffer{}}
 	u.Address = "unix:path=" + u.runtime + "/bus"
-	u.Private = "unix:path=" + u.runtime + "/systemd/private"
+	u.Private = u.runtime + "/systemd/private"
 	u.units = filepath.Join(dir, "units")
 	target := "[Unit]\nWants=" + strings.Join(wants, " ") + "\n"
 	for _, m := range []map[string]string{userUnits, {"gpuherd.target": target}, units} {
