@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
+
+	"gpuherd/cmd/gpuherd/internal/lazyregexp"
 )
 
 // A variable is one of a unit's environment, with its secrets taken out.
@@ -23,7 +24,7 @@ const hidden = "***"
 // secretName matches the names of variables whose values are nobody's
 // business. A list of words, not a promise: what is secret belongs into a
 // credential.
-var secretName = regexp.MustCompile(`(?i)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|PRIVATE|COOKIE|SESSION_?(ID|KEY)|AUTH|BEARER|SIGNATURE|DSN)|(^|[_-])(PWD|PW|KEY|KEYS|PAT|JWT)([_-]|$)|(API|ACCESS|SIGNING|ENCRYPTION)_?KEY`)
+var secretName = lazyregexp.New(`(?i)(PASS|PASSWD|PASSWORD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|PRIVATE|COOKIE|SESSION_?(ID|KEY)|AUTH|BEARER|SIGNATURE|DSN)|(^|[_-])(PWD|PW|KEY|KEYS|PAT|JWT)([_-]|$)|(API|ACCESS|SIGNING|ENCRYPTION)_?KEY`)
 
 // publicNames look secret and are not: paths that systemd gives.
 var publicNames = []string{"CREDENTIALS_DIRECTORY", "PWD", "OLDPWD"}
@@ -35,7 +36,7 @@ func redact(assignment string) variable {
 	if value == "" || slices.Contains(publicNames, name) {
 		return v
 	}
-	if secretName.MatchString(name) {
+	if secretName().MatchString(name) {
 		v.Value, v.Redacted = hidden, true
 		return v
 	}
@@ -47,22 +48,22 @@ func redact(assignment string) variable {
 
 // userinfo matches what stands between :// and @, as greedily as a password
 // with an @ in it needs.
-var userinfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)([^/\s"'?#]*)@`)
+var userinfo = lazyregexp.New(`([a-zA-Z][a-zA-Z0-9+.-]*://)([^/\s"'?#]*)@`)
 
 // secretQuery matches a parameter of a URL that carries a secret.
-var secretQuery = regexp.MustCompile(`(?i)([?&][^=&\s]*(?:pass|secret|token|key|sig|auth)[^=&\s]*=)[^&\s]+`)
+var secretQuery = lazyregexp.New(`(?i)([?&][^=&\s]*(?:pass|secret|token|key|sig|auth)[^=&\s]*=)[^&\s]+`)
 
 // redactURLs hides the passwords in the URLs of s; user names stay.
 func redactURLs(s string) string {
-	s = userinfo.ReplaceAllStringFunc(s, func(match string) string {
-		parts := userinfo.FindStringSubmatch(match)
+	s = userinfo().ReplaceAllStringFunc(s, func(match string) string {
+		parts := userinfo().FindStringSubmatch(match)
 		user, _, hasPassword := strings.Cut(parts[2], ":")
 		if !hasPassword {
 			return match
 		}
 		return parts[1] + user + ":" + hidden + "@"
 	})
-	return secretQuery.ReplaceAllString(s, "${1}"+url.QueryEscape(hidden))
+	return secretQuery().ReplaceAllString(s, "${1}"+url.QueryEscape(hidden))
 }
 
 // redactAll redacts an environment and sorts it by name.
@@ -93,29 +94,29 @@ func processEnviron(pid uint32) ([]string, error) {
 
 var (
 	// quotedAssignment is "NAME=VALUE", as Environment= may have it.
-	quotedAssignment = regexp.MustCompile(`"([A-Za-z_][A-Za-z0-9_-]*)=(?:[^"\\]|\\.)*"|'([A-Za-z_][A-Za-z0-9_-]*)=[^']*'`)
+	quotedAssignment = lazyregexp.New(`"([A-Za-z_][A-Za-z0-9_-]*)=(?:[^"\\]|\\.)*"|'([A-Za-z_][A-Za-z0-9_-]*)=[^']*'`)
 	// assigned is NAME=VALUE, NAME: VALUE, --name=value and "name": "value".
-	assigned = regexp.MustCompile(`([A-Za-z_][A-Za-z0-9_-]*)("?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"',]+)`)
+	assigned = lazyregexp.New(`([A-Za-z_][A-Za-z0-9_-]*)("?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"',]+)`)
 	// secretOption is --password VALUE.
-	secretOption = regexp.MustCompile(`(?i)(\s--?` + secretOptionName + `\s+)[^\s-]\S*`)
+	secretOption = lazyregexp.New(`(?i)(\s--?` + secretOptionName + `\s+)[^\s-]\S*`)
 )
 
 // redactLine takes out of a line of any text what looks like a secret by its
 // name, and passwords in URLs.
 func redactLine(line string) string {
-	line = quotedAssignment.ReplaceAllStringFunc(line, func(match string) string {
+	line = quotedAssignment().ReplaceAllStringFunc(line, func(match string) string {
 		if name, _, _ := strings.Cut(match[1:], "="); looksSecret(name) {
 			return match[:1] + name + "=" + hidden + match[:1]
 		}
 		return match
 	})
-	line = secretOption.ReplaceAllString(redactAssigned(line), "${1}"+hidden)
+	line = secretOption().ReplaceAllString(redactAssigned(line), "${1}"+hidden)
 	return redactURLs(line)
 }
 
 func redactAssigned(s string) string {
-	return assigned.ReplaceAllStringFunc(s, func(match string) string {
-		parts := assigned.FindStringSubmatch(match)
+	return assigned().ReplaceAllStringFunc(s, func(match string) string {
+		parts := assigned().FindStringSubmatch(match)
 		name, between, value := parts[1], parts[2], parts[3]
 		switch {
 		case !looksSecret(name): // Environment=TOKEN=… has another one within
@@ -130,5 +131,5 @@ func redactAssigned(s string) string {
 // looksSecret tells by a name; "key" is what JSON of verify calls a key of a
 // file.
 func looksSecret(name string) bool {
-	return secretName.MatchString(name) && !slices.Contains(publicNames, name) && name != "key"
+	return secretName().MatchString(name) && !slices.Contains(publicNames, name) && name != "key"
 }

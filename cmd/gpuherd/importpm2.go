@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gpuherd/cmd/gpuherd/internal/lazyregexp"
 	"gpuherd/cmd/gpuherd/internal/pm2"
 	"gpuherd/cmd/gpuherd/internal/terminal"
 	"gpuherd/generator/rootfs"
@@ -199,7 +199,7 @@ func runNode(ctx context.Context, file string) ([]byte, error) {
 // secretOptionName is how an option is called that takes a secret.
 const secretOptionName = `(?:[a-z0-9]+[-_.])*(?:pass|passwd|password|passphrase|secret|token|(?:api|access|private|secret|auth)?-?key|credentials?|dsn)`
 
-var secretArgument = regexp.MustCompile(`(?i)^--?` + secretOptionName + `$`)
+var secretArgument = lazyregexp.New(`(?i)^--?` + secretOptionName + `$`)
 
 // pm2System is the machine below root.
 func pm2System(root, owner string) pm2.System {
@@ -248,7 +248,7 @@ func pm2System(root, owner string) pm2.System {
 		Secret: func(name, value string) bool { return redact(name + "=" + value).Redacted },
 		SecretIn: func(argument string) (holds, names bool) {
 			name, value, assigned := strings.Cut(argument, "=")
-			if secretArgument.MatchString(name) {
+			if secretArgument().MatchString(name) {
 				return assigned && value != "", !assigned
 			}
 			return redactURLs(argument) != argument, false

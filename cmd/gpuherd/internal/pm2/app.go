@@ -4,12 +4,12 @@ import (
 	"errors"
 	"math"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"gpuherd/cmd/gpuherd/internal/lazyregexp"
 	"gpuherd/generator/unitfile"
 )
 
@@ -126,7 +126,7 @@ func (o *options) list(names ...string) []string {
 	return words
 }
 
-var duration = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?$`)
+var duration = lazyregexp.New(`^([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?$`)
 
 // span reads a time in milliseconds, or with a unit.
 func (o *options) span(names ...string) time.Duration {
@@ -134,7 +134,7 @@ func (o *options) span(names ...string) time.Duration {
 	if s == "" {
 		return 0
 	}
-	m := duration.FindStringSubmatch(s)
+	m := duration().FindStringSubmatch(s)
 	if m == nil {
 		o.bad(names[0])
 		return 0
@@ -160,7 +160,7 @@ func (o *options) number(names ...string) int {
 	return n
 }
 
-var size = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?)([KMG])?B?$`)
+var size = lazyregexp.New(`^([0-9]+(?:\.[0-9]+)?)([KMG])?B?$`)
 
 // bytes reads a size as PM2 does: K, M and G are powers of 1024.
 func (o *options) bytes(names ...string) uint64 {
@@ -168,7 +168,7 @@ func (o *options) bytes(names ...string) uint64 {
 	if s == "" {
 		return 0
 	}
-	m := size.FindStringSubmatch(s)
+	m := size().FindStringSubmatch(s)
 	if m == nil {
 		o.bad(names[0])
 		return 0

@@ -2,9 +2,10 @@ package pm2
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"gpuherd/cmd/gpuherd/internal/lazyregexp"
 )
 
 // nicknames are those that both know.
@@ -66,11 +67,11 @@ func lower(words []string) []string {
 	return all
 }
 
-var cronPart = regexp.MustCompile(`^(\*|[a-z0-9]+)(?:-([a-z0-9]+))?(?:/([0-9]{1,3}))?$`)
+var cronPart = lazyregexp.New(`^(\*|[a-z0-9]+)(?:-([a-z0-9]+))?(?:/([0-9]{1,3}))?$`)
 
 // span is a-b/step of a field; star where it is *.
 func span(part string, low, high int, names []string) (a, b, step int, star bool, err error) {
-	m := cronPart.FindStringSubmatch(part)
+	m := cronPart().FindStringSubmatch(part)
 	if m == nil || m[1] == "*" && m[2] != "" {
 		return 0, 0, 0, false, fmt.Errorf("%q is not understood", part)
 	}

@@ -3,22 +3,22 @@ package pm2
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
+	"gpuherd/cmd/gpuherd/internal/lazyregexp"
 	"gpuherd/generator/unitfile"
 )
 
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var variableName = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // session are variables of the shell that started PM2, which a dump holds too.
-var session = regexp.MustCompile(`^(SHELL|PWD|OLDPWD|_|SHLVL|TERM|TERM_.*|COLORTERM|USER|LOGNAME|MAIL|HOSTNAME|DISPLAY|WAYLAND_DISPLAY|` +
+var session = lazyregexp.New(`^(SHELL|PWD|OLDPWD|_|SHLVL|TERM|TERM_.*|COLORTERM|USER|LOGNAME|MAIL|HOSTNAME|DISPLAY|WAYLAND_DISPLAY|` +
 	`SSH_.*|SUDO_.*|XDG_.*|DBUS_SESSION_.*|LS_COLORS|LESS.*|PS1|EDITOR|VISUAL|PAGER|TMUX.*|STY|WINDOW.*|NVM_.*|DEBIAN_FRONTEND|` +
 	`INVOCATION_ID|JOURNAL_STREAM|SYSTEMD_.*|MANAGERPID|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*|NODE_CHANNEL_.*|npm_.*|INIT_CWD)$`)
 
 // own are variables of PM2.
-var own = regexp.MustCompile(`^(PM2_.*|pm_.*|unique_id|NODE_APP_INSTANCE|vizion_running|axm_.*|km_link)$`)
+var own = lazyregexp.New(`^(PM2_.*|pm_.*|unique_id|NODE_APP_INSTANCE|vizion_running|axm_.*|km_link)$`)
 
 func (r *result) environment(a *app, o *options, section string) {
 	a.env = map[string]string{}
@@ -38,14 +38,14 @@ func (r *result) environment(a *app, o *options, section string) {
 			value, ok := text(m[name])
 			switch {
 			case name == "PM2_KILL_SIGNAL":
-			case own.MatchString(name) || a.dumped && name == a.name:
+			case own().MatchString(name) || a.dumped && name == a.name:
 				continue
-			case a.dumped && session.MatchString(name):
+			case a.dumped && session().MatchString(name):
 				left = append(left, name)
 				continue
 			case m[name] == nil:
 				continue
-			case !variableName.MatchString(name):
+			case !variableName().MatchString(name):
 				r.note(a.name, source, "%q is no name that systemd takes for a variable; it is left out", name)
 				continue
 			case !ok:

@@ -2,10 +2,11 @@ package pm2
 
 import (
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"gpuherd/cmd/gpuherd/internal/lazyregexp"
 )
 
 // A group is apps that become one service.
@@ -18,7 +19,7 @@ type group struct {
 	prefix string
 }
 
-var gpuName = regexp.MustCompile(`(?i)^(.*(?:gpu|cuda))[-_.:]?([0-9]{1,3})$`)
+var gpuName = lazyregexp.New(`(?i)^(.*(?:gpu|cuda))[-_.:]?([0-9]{1,3})$`)
 
 // groups puts the instances of an app together, and apps that are one for each
 // GPU by their names, in the order of the first.
@@ -31,7 +32,7 @@ func (r *result) groups(apps []*app) []*group {
 			continue
 		}
 		g := &group{apps: []*app{a}, prefix: a.name}
-		if m := gpuName.FindStringSubmatch(a.name); m != nil && !a.cluster && a.instances == 1 {
+		if m := gpuName().FindStringSubmatch(a.name); m != nil && !a.cluster && a.instances == 1 {
 			n, _ := strconv.Atoi(m[2])
 			index := strconv.Itoa(n)
 			if first := byGPU[m[1]]; first != nil {

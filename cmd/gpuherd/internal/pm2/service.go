@@ -57,7 +57,7 @@ func (r *result) service(g *group) error {
 		if variable == "" {
 			variable = "NODE_APP_INSTANCE"
 		}
-		if variableName.MatchString(variable) {
+		if variableName().MatchString(variable) {
 			n.env[variable] = strconv.Itoa(i)
 		}
 		if base, err := strconv.Atoi(a.env[a.increment]); err == nil && a.increment != "" {
