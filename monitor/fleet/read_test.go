@@ -21,8 +21,8 @@ import (
 	"gpuherd/units/redisclient"
 )
 
-// manual has the rights that a user of Redis needs.
-const manual = "../../packaging/man/gpuherd-monitor.8"
+// rights has those that a user of Redis needs.
+const rights = "../../packaging/redis/gpuherd.rights"
 
 // A monitor is the writing side of one host.
 type monitor struct {
@@ -91,11 +91,49 @@ func unit(name, active string, status string) state.Observation {
 
 const hostile = "\x1b[2J{a}:<script>\u202e\n"
 
+// A reader's user reads the fleet, a queue and the events: that, and nothing
+// else.
+func TestReadersRights(t *testing.T) {
+	t.Parallel()
+	d := redistest.ACL(t, redistest.Rights(t, "../../packaging/redis/reader.rights"))
+	start(t, redistest.Alone(d.Servers[0]), "gpu1", nil, unit("redis-worker@0.service", "active", ""))
+	c := d.Client(t)
+	r := &Reader{Client: c, Prefix: "gpuherd"}
+	l, err := r.List(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := r.Read(t.Context(), l)
+	if err != nil || f.Total.Alive != 1 {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if r.AddQueue(t.Context(), &f, "gpu"); f.QueueError != "" {
+		t.Error(f.QueueError)
+	}
+	key := func(name string) string { return relay.Key("gpuherd", "gpu1", name) }
+	if events, err := c.XRead(t.Context(), &redis.XReadArgs{Streams: []string{key("events"), "0"}, Block: -1}).Result(); err != nil || len(events) != 1 {
+		t.Errorf("%v, %v", events, err)
+	}
+	s := c.Subscribe(t.Context(), key("notify"))
+	defer func() { _ = s.Close() }()
+	if _, err := s.Receive(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, args := range [][]any{
+		{"DEL", key("units")}, {"HSET", key("units"), "a", "b"}, {"XADD", key("events"), "*", "a", "b"}, {"PUBLISH", key("notify"), "a"},
+		{"EVAL", "return redis.call('DEL', KEYS[1])", "1", key("units")}, {"GET", "another"}, {"KEYS", "*"},
+	} {
+		if err := c.Do(t.Context(), args...).Err(); err == nil || redisclient.Diagnose(err).Reason != redisclient.Forbidden {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
+
 // Three monitors in every form of Redis, with the rights that the manual asks
 // for: one is well, one dies, one goes in good order.
 func TestRead(t *testing.T) {
 	t.Parallel()
-	for _, form := range redistest.Forms(redistest.DocumentedRights(t, manual)) {
+	for _, form := range redistest.Forms(redistest.Rights(t, rights)) {
 		t.Run(form.Name, func(t *testing.T) {
 			t.Parallel()
 			d := form.Start(t)

@@ -16,14 +16,14 @@ import (
 	"gpuherd/units/queue/redistest"
 )
 
-// manual has the rights that a user of Redis needs.
-const manual = "../../packaging/man/gpuherd-monitor.8"
+// rights has those that a user of Redis needs.
+const rights = "../../packaging/redis/gpuherd.rights"
 
 // TestConformance holds the relay to its promises in every form of Redis, with
 // the credentials and rights that the manual asks for.
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	for _, form := range redistest.Forms(redistest.DocumentedRights(t, manual)) {
+	for _, form := range redistest.Forms(redistest.Rights(t, rights)) {
 		t.Run(form.Name, func(t *testing.T) {
 			t.Parallel()
 			d := form.Start(t)
@@ -56,7 +56,7 @@ func TestCommandsAreOld(t *testing.T) {
 	if c.Do(t.Context(), "command", "docs", "ping").Err() != nil {
 		return // this one is older than the question
 	}
-	for right := range strings.FieldsSeq(redistest.DocumentedRights(t, manual)) {
+	for right := range strings.FieldsSeq(redistest.Rights(t, rights)) {
 		name, ok := strings.CutPrefix(right, "+")
 		if !ok {
 			continue

@@ -47,7 +47,7 @@ type trouble struct {
 // is mended everything arrives.
 func TestTroubles(t *testing.T) {
 	t.Parallel()
-	rights := redistest.DocumentedRights(t, manual)
+	rights := redistest.Rights(t, rights)
 	do := func(args ...any) func(*testing.T, *redistest.Deployment) {
 		return func(t *testing.T, d *redistest.Deployment) {
 			t.Helper()
@@ -65,13 +65,13 @@ func TestTroubles(t *testing.T) {
 			do("acl", "setuser", "gpuherd", "resetpass", ">other"), redisclient.Unauthorised, "credential gpuherd.redis-password",
 			do("acl", "setuser", "gpuherd", "resetpass", ">secret")},
 		{"a right is missing", func(tb testing.TB) *redistest.Deployment { return redistest.ACL(tb, rights) },
-			do("acl", "setuser", "gpuherd", "-xadd"), redisclient.Forbidden, "gpuherd-monitor(8)",
+			do("acl", "setuser", "gpuherd", "-xadd"), redisclient.Forbidden, "gpuherd-redis(7)",
 			do("acl", "setuser", "gpuherd", "+xadd")},
 		{"the channel is missing", func(tb testing.TB) *redistest.Deployment { return redistest.ACL(tb, rights) },
-			do("acl", "setuser", "gpuherd", "resetchannels"), redisclient.Forbidden, "gpuherd-monitor(8)",
+			do("acl", "setuser", "gpuherd", "resetchannels"), redisclient.Forbidden, "gpuherd-redis(7)",
 			do("acl", "setuser", "gpuherd", "&gpuherd:*")},
 		{"the keys are missing", func(tb testing.TB) *redistest.Deployment { return redistest.ACL(tb, rights) },
-			do("acl", "setuser", "gpuherd", "resetkeys"), redisclient.Forbidden, "gpuherd-monitor(8)",
+			do("acl", "setuser", "gpuherd", "resetkeys"), redisclient.Forbidden, "gpuherd-redis(7)",
 			do("acl", "setuser", "gpuherd", "~gpuherd:*")},
 		{"wrong authority", redistest.TLS, func(t *testing.T, d *redistest.Deployment) {
 			d.Credentials = redistest.Credentials(t, map[string][]byte{redisclient.CredentialCA: redistest.NewAuthority(t).PEM})

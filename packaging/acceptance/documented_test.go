@@ -66,7 +66,9 @@ func TestDocumentedCommands(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), "timeout", "--signal=INT", limit, "bash", "-c", strings.ReplaceAll(command, "ops@gpu1", far))
 		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "HOME=/root")
+		began := time.Now()
 		out, err := cmd.CombinedOutput()
+		t.Logf("%5.1f s: %s", time.Since(began).Seconds(), command)
 		if cmd.ProcessState == nil {
 			t.Fatalf("cannot run %s: %v", command, err)
 		}

@@ -4,12 +4,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"gpuherd/units/queue"
 	"gpuherd/units/queue/redistest"
+	"gpuherd/units/redisclient"
 )
 
-// manual has the rights that a user of Redis needs.
-const manual = "../../packaging/man/gpuherd-monitor.8"
+// rights has those that a user of Redis needs.
+const rights = "../../packaging/redis/gpuherd.rights"
 
 // promises are what the queue keeps in every form of Redis.
 var promises = []struct {
@@ -50,11 +53,11 @@ var promises = []struct {
 }
 
 // TestConformance: in a Cluster all keys of a script have to be in one slot,
-// with an ACL the commands those that the manual names, and by Sentinel all
+// with an ACL the commands those of the file that we ship, and by Sentinel all
 // has to go to the master.
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	for _, form := range redistest.Forms(redistest.DocumentedRights(t, manual)) {
+	for _, form := range redistest.Forms(redistest.Rights(t, rights)) {
 		t.Run(form.Name, func(t *testing.T) {
 			t.Parallel()
 			d := form.Start(t)
@@ -65,5 +68,44 @@ func TestConformance(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// A producer's user puts jobs in, by this package and without it, and reads
+// what came of them: that, and nothing else.
+func TestProducersRights(t *testing.T) {
+	t.Parallel()
+	d := redistest.ACL(t, redistest.Rights(t, "../../packaging/redis/producer.rights"))
+	f := on(t, d, short)
+	for _, j := range []queue.Job{{ID: "now"}, {ID: "later", NotBefore: time.Now().Add(time.Hour)}} {
+		if added, err := f.Enqueue(f.ctx, j); !added || err != nil {
+			t.Errorf("%s: %v, %v", j.ID, added, err)
+		}
+	}
+	producer := d.Client(t)
+	if err := producer.XAdd(f.ctx, &redis.XAddArgs{Stream: f.Key("jobs:high"), Values: []string{"id", "plain"}}).Err(); err != nil {
+		t.Error(err)
+	}
+	worker, err := queue.New(f.redis, "gpuherd", f.name, short)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := f.claim(worker.Consumer("w"))
+	if err := c.Finish(f.ctx, []byte("done")); err != nil || c.ID != "plain" {
+		t.Errorf("%s: %v", c.ID, err)
+	}
+	if r, ok, err := f.Get(f.ctx, "plain"); err != nil || !ok || r.Result != "done" {
+		t.Errorf("%+v, %v, %v", r, ok, err)
+	}
+	if all, err := producer.HGetAll(f.ctx, f.JobKey("plain")).Result(); err != nil || all["state"] != queue.Succeeded {
+		t.Errorf("%v, %v", all, err)
+	}
+	for _, args := range [][]any{
+		{"DEL", f.Key("jobs")}, {"SET", f.Key("paused"), "1"}, {"XTRIM", f.Key("jobs"), "MAXLEN", "0"}, {"PUBLISH", f.Key("cancel"), "now"},
+		{"EVAL", "return redis.call('DEL', KEYS[1])", "1", f.Key("jobs")}, {"HGETALL", "gpuherd:{host}:units"}, {"KEYS", "*"},
+	} {
+		if err := producer.Do(f.ctx, args...).Err(); err == nil || redisclient.Diagnose(err).Reason != redisclient.Forbidden {
+			t.Errorf("%v: %v", args, err)
+		}
 	}
 }

@@ -42,7 +42,7 @@ var mends = map[string]string{
 	Timeout:      "it gives no answer: it hangs, a firewall is between, or it does not speak the TLS of rediss://",
 	Certificate:  "check rediss:// in [Redis] URL= and the credentials " + CredentialCA + ", " + CredentialCert + " and " + CredentialKey,
 	Unauthorised: "check the user in [Redis] URL= and the credential " + CredentialPassword,
-	Forbidden:    "its user lacks a right of those in gpuherd-monitor(8), REDIS USER",
+	Forbidden:    "its user lacks a right of those in gpuherd-redis(7), USERS",
 	ReadOnly:     "it is a replica: let [Redis] URL= name the primary, or Sentinel by ?master_name=",
 	OutOfMemory:  "it is full: raise its maxmemory or remove keys of others",
 	Loading:      "it reads its data from disk and answers once it has",

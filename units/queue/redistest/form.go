@@ -105,28 +105,22 @@ func ACL(tb testing.TB, rights string) *Deployment {
 	tb.Helper()
 	dir := tb.TempDir()
 	// The socket's user stays as it is, for the admin.
-	write(tb, dir, "users", []byte("user default on nopass ~* &* +@all\nuser gpuherd on >secret resetkeys resetchannels "+rights+"\n"))
+	write(tb, dir, "users", []byte("user default on nopass ~* &* +@all\nuser gpuherd on >secret "+rights+"\n"))
 	srv := startPort(tb, "--port", "--aclfile", filepath.Join(dir, "users"))
 	d := alone("redis://gpuherd@"+srv.Addr(), srv)
 	d.Credentials = Credentials(tb, map[string][]byte{redisclient.CredentialPassword: []byte("secret\n")})
 	return d
 }
 
-// DocumentedRights returns what the ACL SETUSER line of a manual page gives its
-// user, so that tests run with just that.
-func DocumentedRights(tb testing.TB, page string) string {
+// Rights returns what the file that we ship for an ACL user gives it, so that
+// tests run with just that.
+func Rights(tb testing.TB, file string) string {
 	tb.Helper()
-	data, err := os.ReadFile(page)
+	data, err := os.ReadFile(file)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	text := strings.NewReplacer("\\\n", " ", `\-`, "-", `\&`, "").Replace(string(data))
-	_, rights, ok := strings.Cut(text, "ACL SETUSER gpuherd on >PASSWORD ")
-	if !ok {
-		tb.Fatalf("%s has no line ACL SETUSER", page)
-	}
-	rights, _, _ = strings.Cut(rights, "\n.")
-	return strings.Join(strings.Fields(rights), " ")
+	return strings.TrimSpace(string(data))
 }
 
 // Credentials writes a folder as systemd lays one down for a service.
