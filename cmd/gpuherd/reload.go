@@ -35,7 +35,7 @@ that is under way goes on.
 --json prints an array, one object a unit, as start --json does; result is also
 unstable (it was up and did not stay so), lonely (no other worker of its service
 is up), untouched (one before it failed) or off (it was stopped).`,
-		Example:           "  gpuherd reload redis-worker\n  gpuherd reload all --max-unavailable 2\n  gpuherd reload 0-3 --settle 10s --json",
+		Example:           "  gpuherd reload redis-worker\n  gpuherd reload all --max-unavailable 2\n  gpuherd reload redis-worker@0 --settle 10s --json",
 		Annotations:       remotely,
 		ValidArgsFunction: a.completeUnits,
 		Args:              needSelection(jobs.Reload),

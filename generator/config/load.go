@@ -345,16 +345,23 @@ func variableName(s string) error {
 	return nil
 }
 
+// InstanceVariables are what gpuherd sets for each worker on a device: in its
+// unit, or in the file of the device where only the driver tells.
+var InstanceVariables = []string{
+	"GPU_INDEX", "GPU_ID", "GPU_UUID", "GPU_PCI_BUS_ID", "GPU_MODEL", "GPU_MEMORY_GB",
+	"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "WORKER_ID",
+}
+
 // reserved says why [Environment] may not set or pass the variable.
 func reserved(name string) string {
 	switch name {
 	case "REDIS_URL", "HUB_REDIS_URL":
 		return name + " may hold a password, which everyone could read in the unit; gpuherd hands it on as a credential"
-	case "GPU_INDEX", "GPU_ID", "GPU_UUID", "GPU_PCI_BUS_ID", "GPU_MODEL", "GPU_MEMORY_GB",
-		"CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "WORKER_ID":
-		return name + " is set for each worker by gpuherd"
 	case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "MAINPID", "LISTEN_FDS", "LISTEN_PID":
 		return name + " is set by systemd"
+	}
+	if slices.Contains(InstanceVariables, name) {
+		return name + " is set for each worker by gpuherd"
 	}
 	return ""
 }
