@@ -146,6 +146,9 @@ lay:
 	@install -D -m 0644 packaging/sysusers/gpuherd.conf $(DESTDIR)/usr/lib/sysusers.d/gpuherd.conf
 	@install -D -m 0644 packaging/tmpfiles/gpuherd.conf $(DESTDIR)/usr/lib/tmpfiles.d/gpuherd.conf
 	@install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/usr/share/doc/gpuherd/gpuherd.conf
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/doc/gpuherd README.md
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/doc/gpuherd/examples units/redisworker/examples/*.md units/redisworker/examples/*.py units/redisworker/examples/*.mjs
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/doc/gpuherd/examples/comfyui units/redisworker/examples/comfyui/*
 	@install -D -m 0644 packaging/service-file.example $(DESTDIR)/usr/share/doc/gpuherd/example.service
 	@# The operator's own is never written over.
 	@[ -e $(DESTDIR)/etc/gpuherd/gpuherd.conf ] || install -D -m 0644 packaging/gpuherd.conf $(DESTDIR)/etc/gpuherd/gpuherd.conf
