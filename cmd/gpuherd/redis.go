@@ -19,7 +19,7 @@ import (
 )
 
 // Where credentials lie on the host, for root to read: the URL that
-// gpuherd-setup found, and what the operator laid down.
+// gpuherd-setup found in PID 1's environment, and what the operator laid down.
 const (
 	setupCredentials    = "/run/gpuherd/credentials"
 	operatorCredentials = "/etc/credstore"

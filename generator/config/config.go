@@ -121,6 +121,14 @@ func (c *Config) Origin(setting string) string {
 	return BuiltIn
 }
 
+// FromFile reports whether the value of a setting is built in or out of a file,
+// so that every program that reads the configuration has it, as it is now.
+// Others may be known to PID 1 alone.
+func (c *Config) FromFile(setting string) bool {
+	origin := c.Origin(setting)
+	return origin == BuiltIn || strings.HasPrefix(origin, "/")
+}
+
 // Place takes an origin apart for a Problem: the file and line of a key, or who
 // else set it, under which name.
 func Place(origin, key string) (file string, line int, name string) {

@@ -82,6 +82,22 @@ func TestDocumentedCommands(t *testing.T) {
 		}
 	}
 	h.gpuherd(0, "start", "all") // also what was imported
+	// What the README says of a user of Redis has come about.
+	stdout, stderr, status := run(t, "redis-cli", "CLIENT", "LIST")
+	if status != 0 {
+		t.Fatal(stderr)
+	}
+	for _, program := range []string{"redis-worker", "gpuherd-monitor"} {
+		users := regexp.MustCompile(` name=`+program+` .* user=(\S+)`).FindAllStringSubmatch(stdout, -1)
+		if len(users) == 0 {
+			t.Errorf("no %s is connected:\n%s", program, stdout)
+		}
+		for _, user := range users {
+			if user[1] != "gpuherd" {
+				t.Errorf("a %s is connected as %s", program, user[1])
+			}
+		}
+	}
 	t.Logf("%d of %d documented commands were run", ran, len(commands))
 }
 

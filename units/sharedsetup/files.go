@@ -127,11 +127,17 @@ func normal(inv gpu.Inventory) gpu.Inventory {
 	return inv
 }
 
-// writeCredential hands the Redis URL, which may hold a password, to the
-// programs by LoadCredential=: root alone can read the file.
+// writeCredential hands a Redis URL of PID 1's environment, which may hold a
+// password, to the programs by LoadCredential=: root alone can read the file.
+// It is empty where the URL is that of gpuherd.conf: the programs read that
+// themselves, also when it has changed since.
 func (s *Setup) writeCredential(c *config.Config) error {
 	if err := s.makeDir(credentialDir, 0o700); err != nil {
 		return err
 	}
-	return s.writeFile(credentialFile, []byte(c.Redis.URL), 0o600)
+	url := c.Redis.URL
+	if c.FromFile("Redis.URL") {
+		url = ""
+	}
+	return s.writeFile(credentialFile, []byte(url), 0o600)
 }

@@ -160,7 +160,7 @@ NVIDIA_VISIBLE_DEVICES=GPU-00000000-0000-0000-0000-000000000001
 	if diff := cmp.Diff(wantEnv, m.read("run/gpuherd/gpu/1.env")); diff != "" {
 		t.Errorf("1.env (-want +got):\n%s", diff)
 	}
-	if got := m.read("run/gpuherd/credentials/gpuherd.redis-url"); got != "redis://127.0.0.1:6379/0" {
+	if got := m.read("run/gpuherd/credentials/gpuherd.redis-url"); got != "" {
 		t.Errorf("credential %q", got)
 	}
 	if got := m.last(); got != "2 GPUs, simulated" {
