@@ -34,7 +34,7 @@ export GORACE ?= atexit_sleep_ms=0
 .PHONY: help build run test test-machines test-pm2 test-pages test-packages check soak torture lint vulncheck fuzz bench install package release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # One set of flags for all that is built and vetted: the toolchain compiles each
 # package anew for every other set, and that is most of a first run. The version

@@ -198,7 +198,6 @@ func settings() []setting {
 			Env: map[string]string{"NUM_GPUS": "4"}},
 		conf:  "[GPU]\nSimulate=yes\n",
 		tests: []string{"TestDocumentedCommands"},
-		loud:  true,
 	})
 }
 

@@ -47,6 +47,43 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
+// The files, folders and targets of make that the README and its like name are
+// there.
+func TestNamedFilesExist(t *testing.T) {
+	t.Parallel()
+	targets := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^([a-z][a-z0-9-]*):`).FindAllStringSubmatch(read(t, "Makefile"), -1) {
+		targets[m[1]] = true
+	}
+	quoted := regexp.MustCompile("`([^`\n]+)`")
+	path := regexp.MustCompile(`^(cmd|generator|units|monitor|packaging)/[^A-Z]*$`)
+	target := regexp.MustCompile("(?m)(?:^    |`)make ([a-z][a-z0-9-]*)")
+	for _, name := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md"} {
+		text := read(t, name)
+		for _, m := range quoted.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(root, m[1])); path.MatchString(m[1]) && err != nil {
+				t.Errorf("%s names %s: %v", name, m[1], err)
+			}
+		}
+		for _, m := range target.FindAllStringSubmatch(text, -1) {
+			if !targets[m[1]] {
+				t.Errorf("%s: there is no make %s", name, m[1])
+			}
+		}
+	}
+	// What the manual names below /usr/share is laid down.
+	lay := read(t, "Makefile")
+	for _, name := range append(pages(t), "../../README.md") {
+		for _, file := range regexp.MustCompile(`/usr/share/(gpuherd|doc/gpuherd)/[a-z./-]*[a-z]`).FindAllString(plainText(read(t, "packaging/man/"+name)), -1) {
+			if !strings.Contains(lay, "$(DESTDIR)"+file) && !strings.Contains(lay, "$(DESTDIR)"+filepath.Dir(file)+" ") && !strings.Contains(lay, "$(DESTDIR)"+file+" ") {
+				t.Errorf("%s names %s, which nobody lays down", name, file)
+			}
+		}
+	}
+}
+
+func plainText(text string) string { return strings.ReplaceAll(text, `\-`, "-") }
+
 // The README's way to TLS leads there: its commands make certificates that the
 // server takes with its lines of redis.conf, and that our programs trust with
 // the credential, and not without.

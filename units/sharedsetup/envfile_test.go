@@ -4,8 +4,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"gpuherd/generator/config"
+	"gpuherd/generator/gpu"
 )
 
 // TestQuoteEnvByShell: in double quotes EnvironmentFile= reads what a POSIX
@@ -48,5 +55,27 @@ func TestQuoteEnvRefuses(t *testing.T) {
 		if got, err := quoteEnv(c.name, c.value); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q=%q written as %q, error %v; want error with %q", c.name, c.value, got, err, c.want)
 		}
+	}
+}
+
+// A worker has what config.InstanceVariables lists, of its unit and of the file
+// of its device together, and nothing else.
+func TestInstanceVariables(t *testing.T) {
+	t.Parallel()
+	unit, err := os.ReadFile("../../generator/testdata/02-eight-gpus/expected/redis-worker@0.service.d/50-gpu.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range regexp.MustCompile(`(?m)^Environment="?([A-Z_]+)=`).FindAllStringSubmatch(string(unit), -1) {
+		got = append(got, m[1])
+	}
+	for name := range deviceEnvironment(gpu.GPU{PCI: "0000:17:00.0"}, "GPU-1", "H100", 80<<30) {
+		got = append(got, name)
+	}
+	slices.Sort(got)
+	want := slices.Sorted(slices.Values(config.InstanceVariables))
+	if diff := cmp.Diff(want, slices.Compact(got)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
