@@ -79,9 +79,9 @@ func open(t *testing.T, name string) manual {
 		last := len(m.entries) - 1
 		switch {
 		case macro == ".SH":
-			section, sub, next = text, "", ""
+			section, sub = text, ""
 		case macro == ".SS":
-			sub, next = "/"+text, ""
+			sub = "/" + text
 		case macro == ".TP", macro == ".TQ":
 			next = macro
 			continue
