@@ -1,6 +1,7 @@
 package queue_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -99,6 +100,11 @@ func TestProducersRights(t *testing.T) {
 	}
 	if all, err := producer.HGetAll(f.ctx, f.JobKey("plain")).Result(); err != nil || all["state"] != queue.Succeeded {
 		t.Errorf("%v, %v", all, err)
+	}
+	for _, id := range []string{"now", "later", "plain", "unknown"} {
+		if _, _, err := f.Find(f.ctx, id); err != nil && !errors.Is(err, queue.ErrUnknown) {
+			t.Errorf("%s: %v", id, err)
+		}
 	}
 	for _, args := range [][]any{
 		{"DEL", f.Key("jobs")}, {"SET", f.Key("paused"), "1"}, {"XTRIM", f.Key("jobs"), "MAXLEN", "0"}, {"PUBLISH", f.Key("cancel"), "now"},
