@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"gpuherd/generator/config"
@@ -71,6 +72,7 @@ func Compute(o Options) *Result {
 		NodeCPUs:  gpu.ReadNodeCPUs(o.Root, r.GPUs),
 		Container: r.Container,
 		Taken:     listUnits(o.Root).claim,
+		Rescan:    r.unprepared(o.Root),
 	})
 	r.Problems = append(r.Problems, r.Plan.Problems...).Unique()
 	r.Decisions = append(r.Decisions, r.Plan.Decisions...)
@@ -270,6 +272,23 @@ func (r *Result) count(root string) {
 	if len(r.GPUs) == 0 {
 		r.decide(plan.KindMachine, "GPUs", plan.Noted, "%s", r.noGPU())
 	}
+}
+
+// unprepared reports whether a simulated GPU is to be used that gpuherd-setup,
+// which has run in this boot, has not made ready: it was configured since. Of
+// real ones it makes all ready.
+func (r *Result) unprepared(root string) bool {
+	inv, err := gpu.ReadInventory(root)
+	if err != nil {
+		return false
+	}
+	for _, g := range r.GPUs {
+		if g.Simulated && !slices.ContainsFunc(inv.GPUs, func(i gpu.GPU) bool { return i.Simulated && i.Index == g.Index }) {
+			r.decide(plan.KindUnit, plan.Rescan, plan.On, "gpuherd-setup has run in this boot, when GPU %d was not yet to be simulated", g.Index)
+			return true
+		}
+	}
+	return false
 }
 
 // noGPU says in one sentence why there is nothing to run on.

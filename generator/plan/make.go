@@ -26,6 +26,9 @@ func Make(in Input) *Plan {
 	for _, c := range m.order(chosen) {
 		m.emit(c)
 	}
+	if m.Rescan {
+		m.plan.Links = append(m.plan.Links, Link{Path: Target + ".wants/" + Rescan, Target: "/usr/lib/systemd/system/" + Rescan})
+	}
 	slices.SortFunc(m.plan.Files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	slices.SortFunc(m.plan.Links, func(a, b Link) int { return strings.Compare(a.Path, b.Path) })
 	return m.plan

@@ -226,7 +226,7 @@ func TestPackageWithoutGPUs(t *testing.T) {
 
 	simulate(t)
 	h.reload()
-	h.restart(target)
+	h.systemd.start(target) // which is on already, and setup has run
 	eventually(t, "workers wait for Redis", func() error {
 		for _, worker := range h.workers() {
 			if u := h.mustUnit(worker); u.Active != "activating" || u.PID == 0 {

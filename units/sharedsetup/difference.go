@@ -42,7 +42,10 @@ func compare(before, now map[string]string) difference {
 			d.stop = append(d.stop, unit)
 		}
 	}
-	d.reload = d.reload || len(d.start)+len(d.stop) > 0
+	// What the generator asked for has been done: it is to take it back.
+	_, asked := before[wantsDir+"/"+plan.Rescan]
+	_, asks := now[wantsDir+"/"+plan.Rescan]
+	d.reload = d.reload || asked && !asks || len(d.start)+len(d.stop) > 0
 	return d
 }
 

@@ -15,6 +15,7 @@ import (
 	"gpuherd/generator"
 	"gpuherd/generator/gpu"
 	"gpuherd/generator/gpu/nvml"
+	"gpuherd/generator/plan"
 )
 
 // fakeSystemd runs the generator as systemd does, and notes its jobs.
@@ -226,6 +227,32 @@ func TestRescanWhereUnitsAreLost(t *testing.T) {
 	f.want("units are lost", "reload", "start w@0.service", "start w@1.service")
 	m.run()
 	f.want("they are back")
+}
+
+// GPUs are to be simulated, as the operator says once setup has run: the
+// generator asks for a rescan, which makes them ready and has it ask no more.
+func TestSimulatedLater(t *testing.T) {
+	t.Parallel()
+	m, _, f := newHerd(t)
+	m.run()
+	asks := func() bool {
+		_, err := os.Lstat(filepath.Join(m.root, generatorDir, wantsDir, plan.Rescan))
+		return err == nil
+	}
+	m.write("etc/gpuherd/gpuherd.conf", "[GPU]\nSimulate=yes\nCount=1\n")
+	f.generate()
+	if !asks() {
+		t.Fatal("the generator does not ask for a rescan")
+	}
+	m.setup.Rescan = true
+	m.run()
+	f.want("it is ready", "reload")
+	if asks() {
+		t.Error("the generator still asks for a rescan")
+	}
+	m.read("run/gpuherd/gpu/0.env")
+	m.run()
+	f.want("nothing is to be done")
 }
 
 func TestReloadFails(t *testing.T) {

@@ -20,7 +20,7 @@ const All = "all"
 
 // own are the units of the herd that are gpuherd itself: "all" leaves them
 // alone, since stopping the workers must not stop what watches them.
-var own = []string{"gpuherd-monitor.service", "shared-setup.service"}
+var own = []string{"gpuherd-monitor.service", "gpuherd-rescan.service", "shared-setup.service"}
 
 // Own reports whether unit is a part of gpuherd rather than a worker.
 func Own(unit string) bool { return slices.Contains(own, unit) }
