@@ -59,7 +59,7 @@ func TestDefaults(t *testing.T) {
 		want    []string
 	}{
 		"restart on 252":          {"", 252, restart, []string{"Restart=always", "RestartSec=500ms"}},
-		"restart on 254":          {"", 254, restart, []string{"Restart=always", "RestartSec=1ms", "RestartSteps=20", "RestartMaxDelaySec=10s"}},
+		"restart on 254":          {"", 254, restart, []string{"Restart=always", "RestartSec=1us", "RestartSteps=20", "RestartMaxDelaySec=10s"}},
 		"own delay":               {"RestartSec=30s", 257, restart, []string{"Restart=always", "RestartSec=30s"}},
 		"own condition":           {"Restart=on-failure", 252, restart, []string{"RestartSec=500ms", "Restart=on-failure"}},
 		"no restart":              {"Restart=no", 257, restart, []string{"Restart=no"}},

@@ -201,7 +201,11 @@ func (m *maker) restart(d *defaults) {
 		d.set("RestartSec", "500ms")
 		return
 	}
-	d.set("RestartSec", "1ms")
+	// At 0 it would never grow. What is due in 1 µs is due when PID 1 next
+	// looks, which is at once; in 1 ms it would not be, and then PID 1 sleeps up
+	// to 250 ms longer, the accuracy of its timers (sd_event_add_time(3)). The
+	// first dozen restarts wait for less than that.
+	d.set("RestartSec", "1us")
 	d.set("RestartSteps", "20")
 	d.set("RestartMaxDelaySec", "10s")
 }
