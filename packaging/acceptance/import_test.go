@@ -25,6 +25,7 @@ type given struct {
 	Args    []string          `json:"args"`
 	Dir     string            `json:"dir"`
 	UID     int               `json:"uid"`
+	GID     int               `json:"gid"`
 	Env     map[string]string `json:"env"`
 }
 
@@ -33,7 +34,8 @@ type given struct {
 const (
 	sayNode = `const fs = require('fs'), e = process.env, out = e.OUT + '.' + (e.NODE_APP_INSTANCE || 0);
 fs.writeFileSync(out + '.new', JSON.stringify({
-  options: process.execArgv, args: process.argv.slice(2), dir: process.cwd(), uid: process.getuid(), env: e}));
+  options: process.execArgv, args: process.argv.slice(2), dir: process.cwd(),
+  uid: process.getuid(), gid: process.getgid(), env: e}));
 fs.renameSync(out + '.new', out);
 if (process.send) process.send('ready');
 setInterval(() => {}, 1000);
@@ -43,7 +45,8 @@ e = os.environ
 out = e["OUT"] + "." + e.get("NODE_APP_INSTANCE", "0")
 with open(out + ".new", "w") as f:
     options = sys.orig_argv[1:-len(sys.argv)]
-    json.dump({"options": options, "args": sys.argv[1:], "dir": os.getcwd(), "uid": os.getuid(), "env": dict(e)}, f)
+    json.dump({"options": options, "args": sys.argv[1:], "dir": os.getcwd(),
+               "uid": os.getuid(), "gid": os.getgid(), "env": dict(e)}, f)
 os.rename(out + ".new", out)
 time.sleep(86400)
 `
@@ -56,7 +59,7 @@ func runGiven(args []string) error {
 	if err != nil {
 		return err
 	}
-	g := given{Options: []string{}, Args: args, Dir: dir, UID: os.Getuid(), Env: map[string]string{}}
+	g := given{Options: []string{}, Args: args, Dir: dir, UID: os.Getuid(), GID: os.Getgid(), Env: map[string]string{}}
 	for _, variable := range os.Environ() {
 		name, value, _ := strings.Cut(variable, "=")
 		g.Env[name] = value
@@ -112,8 +115,11 @@ func newApps(h *herd) *apps {
 			h.t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"a folder", "said"} {
-		if err := os.Mkdir(a.at(name), 0o755); err != nil {
+	for name, mode := range map[string]fs.FileMode{"": 0o755, "a folder": 0o755, "said": 0o777} { // not all run as root
+		if err := os.MkdirAll(a.at(name), 0o755); err != nil {
+			h.t.Fatal(err)
+		}
+		if err := os.Chmod(a.at(name), mode); err != nil {
 			h.t.Fatal(err)
 		}
 	}
@@ -350,7 +356,7 @@ func (a *apps) ecosystem() []map[string]any {
 		app("pm-python", map[string]any{
 			"script": a.at("app.py"), "interpreter": "python3", "interpreter_args": "-u", "max_memory_restart": "300M",
 		}),
-		app("pm-shell", map[string]any{"script": a.at("app.sh"), "args": []string{"--flag", ";", "x y"}}),
+		app("pm-shell", map[string]any{"script": a.at("app.sh"), "args": []string{"--flag", ";", "x y"}, "user": "daemon"}),
 		app("pm-binary", map[string]any{"script": a.at("tool"), "interpreter": "none", "args": "given -v"}),
 		app("pm-ready", map[string]any{"script": a.at("app.js"), "wait_ready": true, "listen_timeout": 20000, "kill_timeout": 5000}),
 		several,
