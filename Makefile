@@ -93,8 +93,8 @@ test-machines: test-dependencies tree ## run the acceptance tests, in the machin
 	@$(MAKE) --no-print-directory package ARCHES=$(HOSTARCH)
 	$(GO) test -tags machine -timeout 60m -count=1 -parallel $$(( $$(nproc) + 1 )) -v ./packaging/acceptance -long
 
-test-pm2: dependencies ## import what a real PM2, installed by npm, has saved
-	$(GO) test -tags machine -count=1 -v -run ImportedFromPM2 ./packaging/bench
+test-pm2: dependencies tree ## have the herd run, in machines, what a real PM2, installed by npm, ran and saved there
+	$(GO) test -tags machine -timeout 30m -count=1 -v -run '^TestMachines$$/^pm2-' ./packaging/acceptance -pm2
 
 test-pages: dependencies ## look at the web pages in Chromium, which it installs
 	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium

@@ -43,6 +43,9 @@ const servicesDir = "/etc/gpuherd/services"
 // readmeFile is where the machine has the README.
 const readmeFile = "/opt/README.md"
 
+// pm2Dir is where a machine has PM2, in node_modules.
+const pm2Dir = "/opt/pm2"
+
 // changing are the folders below hardwareDir that follow the scenario.
 var changing = []string{"sys/bus/pci", "sys/devices/pci0000:00", "proc/driver"}
 

@@ -23,12 +23,15 @@ import (
 
 	"gpuherd/generator/gpu/nvml/nvmltest"
 	"gpuherd/packaging/machine"
+	"gpuherd/packaging/npm"
 )
 
 // installed is what `make tree` lays down: gpuherd as it is on a machine.
 const installed = "../../bin/tree"
 
 var long = flag.Bool("long", false, "boot the machines, too, that take minutes and show on another systemd what one shows already")
+
+var withPM2 = flag.Bool("pm2", false, "boot the machines, too, with a real PM2, which npm installs")
 
 var soak = flag.Duration("soak", 0, "how long TestLoss does harm; 0: as it does by itself")
 
@@ -45,6 +48,7 @@ type setting struct {
 	loud     bool // what the tests say is shown
 	long     bool // it runs with -long only
 	bare     bool // gpuherd is not installed: its packages lie in the machine
+	pm2      bool // PM2 is installed; it runs with -pm2 only
 }
 
 // A hardware is the GPUs of a machine.
@@ -183,6 +187,15 @@ func settings() []setting {
 				hardware: &hardware{few(), ""},
 				tests:    []string{"TestNoNVML"},
 			},
+			// All that PM2 runs is to run here afterwards.
+			setting{
+				name: "pm2-" + string(suite),
+				config: machine.Config{Backend: machine.Nspawn, Suite: suite, Packages: []string{"nodejs", "python3"},
+					Env: map[string]string{"NUM_GPUS": "2"}},
+				conf:  "[GPU]\nSimulate=yes\n",
+				pm2:   true,
+				tests: []string{"TestImportedFromPM2"},
+			},
 			// A fresh machine, and the package.
 			setting{
 				name:   "package-" + string(suite),
@@ -219,6 +232,8 @@ func TestMachines(t *testing.T) {
 		switch {
 		case s.long && !*long:
 			t.Logf("left to make test-machines, as it takes minutes: %s", s.name)
+		case s.pm2 && !*withPM2:
+			t.Logf("left to make test-pm2, as it needs npm's network: %s", s.name)
 		case s.config.Backend == machine.UML:
 			kernels = append(kernels, s)
 		default:
@@ -360,6 +375,9 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 		s.config.Trees = append(s.config.Trees, layHardware(t, s.hardware, program, libraries))
 		s.config.Early = program + " hardware\n"
 	}
+	if s.pm2 {
+		s.config.Trees = append(s.config.Trees, layPM2(t))
+	}
 	s.config.Log = log
 	ctx, cancel := context.WithTimeout(t.Context(), s.within+13*time.Minute)
 	defer cancel()
@@ -446,6 +464,25 @@ func layTree(t *testing.T, s setting, binary, program string) string {
 		err = os.WriteFile(inside, data, 0o755)
 	}
 	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// installPM2 has npm install PM2, once.
+var installPM2 = sync.OnceValues(func() (string, error) {
+	return npm.Install(context.Background(), map[string]string{"pm2": npm.PM2})
+})
+
+// layPM2 makes the tree with PM2.
+func layPM2(t *testing.T) string {
+	t.Helper()
+	modules, err := installPM2()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := t.TempDir()
+	if err := os.CopyFS(filepath.Join(tree, pm2Dir), os.DirFS(modules)); err != nil {
 		t.Fatal(err)
 	}
 	return tree

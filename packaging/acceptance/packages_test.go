@@ -57,7 +57,7 @@ func inRoot(t *testing.T, suite machine.Suite, format, script string, inside boo
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := machine.EnsureImage(t.Context(), cache, suite, os.Stderr)
+	image, err := machine.EnsureImage(t.Context(), cache, suite, nil, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,6 +115,8 @@ func runAs(program string, args []string) (status int, is bool) {
 		err = mountHardware()
 	case program == "probe" && len(args) == 1:
 		err = runProbe(args[0])
+	case program == "given":
+		err = runGiven(args)
 	case program == "listen" && len(args) > 0:
 		err = runListen(args[0])
 	default:

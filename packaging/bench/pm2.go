@@ -14,12 +14,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"gpuherd/packaging/npm"
 )
 
-// Versions of the peer, so that a run can be repeated.
 const (
-	pm2Version     = "7.0.4"
-	ioredisVersion = "5.8.2"
+	ioredisVersion = "5.8.2" // so that a run can be repeated
 	pm2Channel     = "bench:pm2"
 )
 
@@ -35,7 +35,17 @@ type pm2 struct {
 
 // installPM2 puts PM2, its Redis client and the relay into the user's cache folder.
 func installPM2(ctx context.Context) (string, error) {
-	return installModules(ctx, map[string]string{"pm2": pm2Version, "ioredis": ioredisVersion}, "relay.js", relayProgram)
+	return installModules(ctx, map[string]string{"pm2": npm.PM2, "ioredis": ioredisVersion}, "relay.js", relayProgram)
+}
+
+// installModules has npm install packages (name → version), and puts a program
+// that needs them beside these.
+func installModules(ctx context.Context, packages map[string]string, name string, program []byte) (string, error) {
+	dir, err := npm.Install(ctx, packages)
+	if err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(filepath.Join(dir, name), program, 0o644)
 }
 
 // startPM2 starts a daemon of its own, the workers victim0 … victimN−1, and
@@ -120,7 +130,7 @@ func (p *pm2) pids() (daemon, relay int, err error) {
 	return daemon, p.relay.Process.Pid, err
 }
 
-func (p *pm2) name() string    { return "PM2 " + pm2Version + " with a relay" }
+func (p *pm2) name() string    { return "PM2 " + npm.PM2 + " with a relay" }
 func (p *pm2) channel() string { return pm2Channel }
 
 // victim returns the process of worker i, from the file in which PM2 keeps it.

@@ -35,6 +35,9 @@ const (
 type Config struct {
 	Backend Backend // default UML
 	Suite   Suite   // default Bookworm
+	// Packages are Debian's, installed beside those that every image has. Each
+	// list makes an image of its own.
+	Packages []string
 
 	// Env is the environment of PID 1, and so of generators.
 	Env map[string]string
@@ -79,6 +82,9 @@ const (
 const SharePath = "/run/machine/share"
 
 var (
+	// Debian Policy 5.6.1: neither an option nor a list to mmdebstrap.
+	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+
 	envName  = regexp.MustCompile(`^[A-Z_][A-Za-z0-9_]*$`)
 	hostName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 )
@@ -113,8 +119,8 @@ func (c Config) complete() (Config, error) {
 	switch c.Backend {
 	case UML, Nspawn:
 	case Host:
-		if len(c.Env)+len(c.KernelArgs)+len(c.Trees)+len(c.Early) > 0 {
-			return c, errors.New("the host backend boots nothing: it takes no environment, kernel arguments, trees or early script")
+		if len(c.Packages)+len(c.Env)+len(c.KernelArgs)+len(c.Trees)+len(c.Early) > 0 {
+			return c, errors.New("the host backend boots nothing: it takes no packages, environment, kernel arguments, trees or early script")
 		}
 		return c, nil
 	default:
@@ -122,6 +128,11 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.Suite != Bookworm && c.Suite != Trixie {
 		return c, fmt.Errorf("unknown suite %q: want %s or %s", c.Suite, Bookworm, Trixie)
+	}
+	for _, name := range c.Packages {
+		if !packageName.MatchString(name) {
+			return c, fmt.Errorf("bad package name %q", name)
+		}
 	}
 	if !hostName.MatchString(c.Hostname) {
 		return c, fmt.Errorf("bad host name %q", c.Hostname)

@@ -13,16 +13,18 @@ func TestConfigRefuses(t *testing.T) {
 		config Config
 		want   string
 	}{
-		"backend":          {Config{Backend: "qemu"}, `unknown backend "qemu"`},
-		"suite":            {Config{Suite: "potato"}, `unknown suite "potato"`},
-		"memory":           {Config{Memory: 1 << 20}, "less than 256M"},
-		"hostname":         {Config{Hostname: "A B"}, `bad host name "A B"`},
-		"kernel word":      {Config{Env: map[string]string{"root": "x"}}, `bad environment variable "root"`},
-		"dotted name":      {Config{Env: map[string]string{"A.B": "x"}}, `bad environment variable "A.B"`},
-		"quote":            {Config{Env: map[string]string{"A": `x"y`}}, "environment variable A"},
-		"two kernel words": {Config{KernelArgs: []string{"a b"}}, `bad kernel argument "a b"`},
-		"host with tree":   {Config{Backend: Host, Trees: []string{"/"}}, "host backend"},
-		"host with script": {Config{Backend: Host, Early: "true"}, "host backend"},
+		"backend":           {Config{Backend: "qemu"}, `unknown backend "qemu"`},
+		"suite":             {Config{Suite: "potato"}, `unknown suite "potato"`},
+		"package":           {Config{Packages: []string{"nodejs,npm"}}, `bad package name "nodejs,npm"`},
+		"memory":            {Config{Memory: 1 << 20}, "less than 256M"},
+		"hostname":          {Config{Hostname: "A B"}, `bad host name "A B"`},
+		"kernel word":       {Config{Env: map[string]string{"root": "x"}}, `bad environment variable "root"`},
+		"dotted name":       {Config{Env: map[string]string{"A.B": "x"}}, `bad environment variable "A.B"`},
+		"quote":             {Config{Env: map[string]string{"A": `x"y`}}, "environment variable A"},
+		"two kernel words":  {Config{KernelArgs: []string{"a b"}}, `bad kernel argument "a b"`},
+		"host with package": {Config{Backend: Host, Packages: []string{"nodejs"}}, "host backend"},
+		"host with tree":    {Config{Backend: Host, Trees: []string{"/"}}, "host backend"},
+		"host with script":  {Config{Backend: Host, Early: "true"}, "host backend"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -12,12 +12,12 @@
 //   - host is the machine the program runs on, which must have systemd as its
 //     PID 1 already. Nothing is booted, installed or undone.
 //
-// uml and nspawn boot the same Debian root file system, made once a suite by
-// mmdebstrap and kept under the user's cache folder by the hash of all that
-// shapes it. Each machine writes to a copy-on-write layer of its own. What is
-// to be tested comes in as [Config.Trees], laid over the root before systemd
-// starts, so that generators in it run at boot. [Config.Early] can mount
-// hardware that is not there before they do.
+// uml and nspawn boot the same Debian root file system, made by mmdebstrap, once
+// for each suite and list of packages, and kept under the user's cache folder by
+// the hash of all that shapes it. Each machine writes to a copy-on-write layer of
+// its own. What is to be tested comes in as [Config.Trees], laid over the root
+// before systemd starts, so that generators in it run at boot. [Config.Early]
+// can mount hardware that is not there before they do.
 //
 // A small agent in the machine (guest/agent) takes commands from a folder that
 // host and machine share, and leaves their output and exit status there.

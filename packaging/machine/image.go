@@ -33,11 +33,12 @@ func CacheDir() (string, error) {
 	return filepath.Join(user, "gpuherd", "machines"), nil
 }
 
-// EnsureImage returns the suite's image out of cacheDir, and makes it where it
-// is missing or was made otherwise: that takes about half a minute and the
-// network. Progress goes to log. Calls of several programs wait for each other.
-func EnsureImage(ctx context.Context, cacheDir string, suite Suite, log io.Writer) (Image, error) {
-	r := newRecipe(suite)
+// EnsureImage returns the suite's image, with more packages than every image
+// has, out of cacheDir, and makes it where it is missing or was made otherwise:
+// that takes about half a minute and the network. Progress goes to log. Calls of
+// several programs wait for each other.
+func EnsureImage(ctx context.Context, cacheDir string, suite Suite, more []string, log io.Writer) (Image, error) {
+	r := newRecipe(suite, more)
 	final := filepath.Join(cacheDir, r.key())
 	image := Image{Tree: filepath.Join(final, "tree"), Disk: filepath.Join(final, "disk.ext4")}
 	if _, err := os.Stat(final); err == nil {

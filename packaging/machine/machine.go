@@ -48,7 +48,7 @@ func Boot(ctx context.Context, config Config) (*Machine, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("a machine of backend %s needs root", config.Backend)
 	}
-	image, err := EnsureImage(ctx, config.CacheDir, config.Suite, config.Log)
+	image, err := EnsureImage(ctx, config.CacheDir, config.Suite, config.Packages, config.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
+	"slices"
 )
 
 //go:embed guest
@@ -80,12 +81,13 @@ type recipe struct {
 	DiskBytes    int64
 }
 
-func newRecipe(suite Suite) recipe {
+// newRecipe is the suite's, with more packages than every image has.
+func newRecipe(suite Suite, more []string) recipe {
 	return recipe{
 		Format:       1,
 		Suite:        suite,
 		Architecture: runtime.GOARCH,
-		Packages:     packages,
+		Packages:     slices.Concat(packages, more),
 		Masked:       masked,
 		Generators:   keptGenerators,
 		Stage:        string(guestFile("stage")),

@@ -9,15 +9,15 @@ import (
 // TestRecipeKey: every field of a recipe, and nothing else, makes its key.
 func TestRecipeKey(t *testing.T) {
 	t.Parallel()
-	base := newRecipe(Trixie).key()
-	if again := newRecipe(Trixie).key(); again != base {
+	base := newRecipe(Trixie, nil).key()
+	if again := newRecipe(Trixie, nil).key(); again != base {
 		t.Errorf("the same recipe has the keys %s and %s", base, again)
 	}
 	if !strings.HasPrefix(base, "trixie-") || strings.ContainsAny(base, " ,:/") {
 		t.Errorf("key %q does not name a folder that can be mounted", base)
 	}
 	for i := range reflect.TypeFor[recipe]().NumField() {
-		r := newRecipe(Trixie)
+		r := newRecipe(Trixie, nil)
 		field := reflect.ValueOf(&r).Elem().Field(i)
 		switch field.Kind() {
 		case reflect.Int, reflect.Int64:

@@ -116,7 +116,7 @@ func makeImage(ctx context.Context, suite machine.Suite) int {
 	}
 	dir, err := machine.CacheDir()
 	if err == nil {
-		_, err = machine.EnsureImage(ctx, dir, suite, os.Stderr)
+		_, err = machine.EnsureImage(ctx, dir, suite, nil, os.Stderr)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "gpuherd-machine: %v\n", err)

@@ -1,9 +1,10 @@
-package main
+// Package npm installs what gpuherd is held against and npm has, for benchmarks
+// and tests.
+package npm
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -13,9 +14,14 @@ import (
 	"strings"
 )
 
-// installModules puts packages of npm (name → version) into a folder of the
-// user's cache, once, and a program that needs them.
-func installModules(ctx context.Context, packages map[string]string, name string, program []byte) (string, error) {
+// PM2 is the version of PM2, so that a run can be repeated.
+const PM2 = "7.0.4"
+
+// Install puts packages (name → version) into the node_modules of a folder of
+// the user's cache, once, and returns that folder. Where node or npm is missing
+// it installs Debian's, as root. It needs the network, and tells its progress on
+// stderr. Two calls for the same packages must not run at once.
+func Install(ctx context.Context, packages map[string]string) (string, error) {
 	if err := installNode(ctx); err != nil {
 		return "", err
 	}
@@ -27,16 +33,19 @@ func installModules(ctx context.Context, packages map[string]string, name string
 	for _, name := range slices.Backward(slices.Sorted(maps.Keys(packages))) {
 		versions = append(versions, name+"-"+packages[name])
 	}
-	dir := filepath.Join(cache, "gpuherd", "bench", strings.Join(versions, "-"))
+	dir := filepath.Join(cache, "gpuherd", "npm", strings.Join(versions, "-"))
 	done := filepath.Join(dir, "installed")
 	if _, err := os.Stat(done); err == nil {
-		return dir, os.WriteFile(filepath.Join(dir, name), program, 0o644)
+		return dir, nil
 	}
 	manifest, err := json.Marshal(map[string]any{"private": true, "dependencies": packages})
 	if err != nil {
 		return "", err
 	}
-	if err := write(filepath.Join(dir, "package.json"), string(manifest)); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "package.json"), manifest, 0o644); err != nil {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, "npm", "install", "--no-audit", "--no-fund", "--loglevel=error")
@@ -44,7 +53,7 @@ func installModules(ctx context.Context, packages map[string]string, name string
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("cannot install %v with npm: %w", versions, err)
 	}
-	return dir, errors.Join(os.WriteFile(filepath.Join(dir, name), program, 0o644), write(done, ""))
+	return dir, os.WriteFile(done, nil, 0o644)
 }
 
 // installNode installs Debian's node and npm where there is none.
