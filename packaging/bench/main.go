@@ -171,6 +171,13 @@ func benchCrashes(ctx context.Context, r *result, db *redis.Client, ours *herd, 
 		r.addTimes(s.name()+": SIGKILL → crash told", times[i].crash, note)
 		r.addTimes(s.name()+": SIGKILL → running told", times[i].restart, note)
 	}
+	for _, p := range []int{50, 99} {
+		ratio := func(ours, theirs []time.Duration) float64 {
+			return float64(percentile(ours, p)) / float64(percentile(theirs, p))
+		}
+		r.add(figure{Name: fmt.Sprintf("SIGKILL → crash told: ratio to PM2, p%d", p), Value: ratio(times[0].crash, times[1].crash), Goal: 1})
+		r.add(figure{Name: fmt.Sprintf("SIGKILL → running told: ratio to PM2, p%d", p), Value: ratio(times[0].restart, times[1].restart), Goal: 1})
+	}
 	return addMemory(ctx, r, ours, theirs)
 }
 
