@@ -19,7 +19,7 @@ import (
 //	ARGV[1], ARGV[2] stream and ID of the job's entry, for a job without a
 //	hash, or ""  ARGV[5] ms to keep the hash of an ended job
 //	ARGV[6] the channel Q:cancel
-var cancelScript = redis.NewScript(library + `
+var cancelScript = newScript(library + `
 local h = redis.call('HMGET', job, 'state', 'entry')
 if ended[h[1]] then return h[1] end
 if h[2] then

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // retryScript lets a dead job wait again as if it were new, and a delayed one
@@ -16,7 +14,7 @@ import (
 //
 //	KEYS[1…10] as above
 //	ARGV[1] ID of the entry in Q:dead, for a job without a hash, or ""
-var retryScript = redis.NewScript(library + `
+var retryScript = newScript(library + `
 local h = redis.call('HMGET', job, 'state', 'entry', 'dead', 'home')
 if h[1] == 'delayed' then
   if promote() then return 'waiting' end

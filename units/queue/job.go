@@ -9,8 +9,6 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // A Job is what a producer puts in.
@@ -108,7 +106,7 @@ func (j *Job) notBefore() int64 {
 //	KEYS[1…10] as above
 //	ARGV[1] the stream's number  ARGV[2] not before this time in ms, 0 for none
 //	ARGV[3…] the entry's fields
-var enqueueScript = redis.NewScript(library + `
+var enqueueScript = newScript(library + `
 if redis.call('EXISTS', job) == 1 then return 0 end
 wait(stream, {unpack(ARGV, 3)})
 redis.call('HSET', job, 'attempts', 0, 'home', stream, 'enqueued_ms', now)

@@ -18,7 +18,7 @@ import (
 //	KEYS[1] the stream
 //	ARGV[1] the first entry's ID, or ( and the ID before it
 //	ARGV[2] how many, at most  ARGV[3] "1": of those that consumers hold
-var pageScript = redis.NewScript(`
+var pageScript = newScript(`
 local entries = {}
 if ARGV[3] == '1' then
   local held = redis.pcall('XPENDING', KEYS[1], 'workers', ARGV[1], '+', ARGV[2])

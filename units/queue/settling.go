@@ -1,7 +1,5 @@
 package queue
 
-import "github.com/redis/go-redis/v9"
-
 const renewing = `
 -- The lease begins anew. Not so where the entry was deleted: then it goes. JUSTID
 -- leaves the delivery count as it is. Before 7.0, which tells its version to
@@ -28,7 +26,7 @@ local lost = not held() or h[2] and h[2] ~= this or ended[state]
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] progress, "" for none  ARGV[6] ms to keep the hash of an ended job
-var renewScript = redis.NewScript(core + renewing + claimed + `
+var renewScript = newScript(core + renewing + claimed + `
 if lost then return 0 end
 if not renewed() then
   over('cancelled', ARGV[6])
@@ -42,7 +40,7 @@ return cancelled and 2 or 1`)
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] result  ARGV[6] ms to keep the hash
-var finishScript = redis.NewScript(core + "local result = ARGV[5]" + finishing + `
+var finishScript = newScript(core + "local result = ARGV[5]" + finishing + `
 return settled and 1 or 0`)
 
 const finishing = claimed + `
@@ -59,7 +57,7 @@ end
 //
 //	KEYS, ARGV[1…4] as above, of the job to finish
 //	ARGV[5…9] as for takeScript  ARGV[10] result
-var finishTakeScript = redis.NewScript(starting + "local result = ARGV[10]" + finishing + `
+var finishTakeScript = newScript(starting + "local result = ARGV[10]" + finishing + `
 if not settled then return {'lost'} end
 ` + taking)
 
@@ -71,7 +69,7 @@ if not settled then return {'lost'} end
 //	ARGV[5] error  ARGV[6] reason  ARGV[7] end of stderr
 //	ARGV[8] "1": no attempt would help  ARGV[9] most attempts
 //	ARGV[10] delay in ms  ARGV[11] ms to keep the hash of an ended job
-var failScript = redis.NewScript(library + claimed + `
+var failScript = newScript(library + claimed + `
 if settled then return ended[state] and state or 'retry' end
 if lost then return 'lost' end
 local last = ARGV[8] == '1' or attempts >= tonumber(ARGV[9])
@@ -95,7 +93,7 @@ return 'retry'`)
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] ms to keep the hash of an ended job
-var releaseScript = redis.NewScript(library + claimed + `
+var releaseScript = newScript(library + claimed + `
 if settled then return 1 end
 if lost then return 0 end
 local f = remove()
@@ -112,7 +110,7 @@ return 1`)
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] error  ARGV[6] "1": the id is valid
 //	ARGV[7] ms to keep the hash
-var buryScript = redis.NewScript(library + `
+var buryScript = newScript(library + `
 if not held() then return 0 end
 local h = redis.pcall('HMGET', job, 'state', 'entry')
 if ARGV[6] == '1' and not h.err and not ended[h[1]] and

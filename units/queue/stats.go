@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // statsScript measures the queue. Returns {now in ms, "1" if paused, streams,
@@ -17,7 +15,7 @@ import (
 // or "", {name, held, idle in ms}…}.
 //
 //	KEYS[1…9] as above
-var statsScript = redis.NewScript(`
+var statsScript = newScript(`
 local time = redis.call('TIME')
 local function named(list)
   local t = {}

@@ -2,8 +2,6 @@ package queue
 
 import (
 	"fmt"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // What start does with an entry that is not simply the first of its job.
@@ -131,7 +129,7 @@ end
 //	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
 //	ARGV[7] token  ARGV[8] "1": look for what the consumer holds
 //	ARGV[9] lease in ms, 0: do not look for leases that ran out
-var takeScript = redis.NewScript(starting + taking)
+var takeScript = newScript(starting + taking)
 
 // Nothing is nested in what it returns: for each table Redis asks Lua seven
 // times whether it is one of a special kind.
@@ -193,7 +191,7 @@ return {verdict, deliveries, named.id}
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
 //	ARGV[7] token  ARGV[8] not before this time in ms, 0 for none
-var startScript = redis.NewScript(starting + renewing + `
+var startScript = newScript(starting + renewing + `
 if not held() then return {'lost', 0} end
 local verdict, attempts = start(tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), call('EXISTS', KEYS[5]) == 1)
 -- The lease begins now, however long ago the entry was read.
@@ -207,7 +205,7 @@ return {verdict, attempts}`)
 // stream. Returns 1, or 0 where it is another's.
 //
 //	KEYS[1…9], ARGV[1…4] as above
-var putBackScript = redis.NewScript(library + `
+var putBackScript = newScript(library + `
 if not held() then return 0 end
 local f = remove()
 if f then call('XADD', key, '*', unpack(f)) end
@@ -217,7 +215,7 @@ return 1`)
 // the redelivery would be lost. Returns how many of the streams knew it.
 //
 //	KEYS[1…3] the streams  ARGV[1] the consumer
-var leaveScript = redis.NewScript(`
+var leaveScript = newScript(`
 local n = 0
 for i = 1, 3 do
   local p = redis.pcall('XPENDING', KEYS[i], 'workers', '-', '+', 1, ARGV[1])
