@@ -51,7 +51,8 @@ func TestComposeFile(t *testing.T) {
 	}
 	ours, redis := file.Services["gpuherd"], file.Services["redis"]
 	readme := readContainer(t, "README.md")
-	docker, _, _ := strings.Cut(readme[strings.Index(readme, "    docker run"):], "\n\n")
+	_, docker, _ := strings.Cut(readme, "    docker run ")
+	docker, _, _ = strings.Cut(docker, "\n\n")
 	options := []string{"--cgroupns=" + ours.Cgroup}
 	for _, name := range ours.CapAdd {
 		options = append(options, "--cap-add="+name)
