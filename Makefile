@@ -31,7 +31,7 @@ export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 export GORACE ?= atexit_sleep_ms=0
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-machines test-pm2 test-pages test-packages check soak torture lint vulncheck fuzz bench install package release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
+.PHONY: help build run test test-machines test-pm2 test-pages test-packages check soak torture lint vulncheck fuzz bench install package container release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -190,6 +190,15 @@ package: build package-tools ## make dist/: deb, rpm, tar.gz and bill of materia
 		$(MAKE) --no-print-directory package-one ARCH=$$arch BIN=$$bin || exit 1; \
 	done
 	@cd dist && sha256sum -- *.* >SHA256SUMS && ls -sh1
+
+# podman or docker, whichever is there. Debian comes from where the engine gets its
+# images; the health check needs the format of docker's.
+ENGINE ?= $(shell command -v podman || command -v docker)
+IMAGE  ?= gpuherd
+container: ## make the container image IMAGE (default gpuherd) by podman or docker
+	@[ -n '$(ENGINE)' ] || { echo "container: neither podman nor docker is here" >&2; exit 1; }
+	@$(MAKE) --no-print-directory package ARCHES=$(HOSTARCH)
+	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker) -t $(IMAGE) -f packaging/container/Containerfile .
 
 release: ## make dist/ for the tag at HEAD: packages, their sums and bill of materials, and NOTES.md
 	@case '$(VERSION)' in v[0-9]*-dirty | v[0-9]*-g*) false;; v[0-9]*.[0-9]*.[0-9]*) true;; *) false;; esac || \

@@ -409,3 +409,30 @@ func TestPlace(t *testing.T) {
 		t.Errorf("parameters (-want +got):\n%s", diff)
 	}
 }
+
+// A container is one for every program alike, whatever its engine leaves.
+func TestIsContainer(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		file    string
+		environ []string
+		want    bool
+	}{
+		"host":                {"etc/hostname", []string{"container="}, false},
+		"generator":           {"etc/hostname", []string{"SYSTEMD_VIRTUALIZATION=container:docker"}, true},
+		"generator in a VM":   {"etc/hostname", []string{"SYSTEMD_VIRTUALIZATION=vm:kvm"}, false},
+		"PID 1's environment": {"etc/hostname", []string{"container=podman"}, true},
+		"systemd's file":      {"run/systemd/container", nil, true},
+		"nspawn's file":       {"run/host/container-manager", nil, true},
+		"podman's file":       {"run/.containerenv", nil, true},
+		// With SYSTEMD_VIRTUALIZATION the generator saw a container where setup,
+		// which has no such variable, saw a host and stopped its workers.
+		"Docker's file": {".dockerenv", nil, true},
+	} {
+		root := t.TempDir()
+		put(t, root, tt.file, "")
+		if got := IsContainer(root, tt.environ); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}

@@ -164,9 +164,10 @@ func splitParameters(line string) []string {
 	return words
 }
 
-// IsContainer reports whether the machine below root is a container: systemd
-// leaves /run/systemd/container for those who ask, and before that hands its
-// own finding to generators.
+// IsContainer reports whether the machine below root is a container, as systemd
+// finds it (detect_container in virt.c): it hands its finding to generators, and
+// leaves /run/systemd/container for those who ask later, but only where PID 1's
+// environment has container=. Docker sets none, and is known by its file.
 func IsContainer(root string, environ []string) bool {
 	env := map[string]string{}
 	for _, v := range environ {
@@ -183,6 +184,12 @@ func isContainer(root string, env map[string]string) bool {
 	if env["container"] != "" {
 		return true
 	}
-	_, err := rootfs.ReadFile(root, "/run/systemd/container", 4096)
-	return err == nil
+	return slices.ContainsFunc(containerFiles, func(name string) bool {
+		_, err := rootfs.ReadFile(root, name, 4096)
+		return err == nil
+	})
 }
+
+// containerFiles are where systemd, systemd's CONTAINER_INTERFACE, podman and
+// Docker say that this is a container.
+var containerFiles = []string{"/run/systemd/container", "/run/host/container-manager", "/run/.containerenv", "/.dockerenv"}

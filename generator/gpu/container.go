@@ -9,18 +9,39 @@ import (
 	"gpuherd/generator/rootfs"
 )
 
-// VisibleVariable is what NVIDIA's container toolkit takes from a container's
-// environment: the GPUs to give to it.
-const VisibleVariable = "NVIDIA_VISIBLE_DEVICES"
+// What NVIDIA's container toolkit takes from a container's environment: the GPUs
+// to give to it, and the parts of the driver.
+const (
+	VisibleVariable      = "NVIDIA_VISIBLE_DEVICES"
+	CapabilitiesVariable = "NVIDIA_DRIVER_CAPABILITIES"
+)
 
 // Withheld returns what a value of VisibleVariable says about a container in
-// which no GPU is found, or the empty string. It decides nothing: where GPUs
-// come by CDI the toolkit itself sets the variable to "void".
+// which no GPU is found; it is empty for no value. It decides nothing: where
+// GPUs come by CDI the toolkit itself sets the variable to "void", and a
+// privileged container has every GPU of the host, whatever the list.
 func Withheld(value string) string {
-	if value == "none" || value == "void" {
+	switch value {
+	case "":
+		return ""
+	case "none", "void":
 		return "the container's engine was asked for no GPU: start it with NVIDIA's container toolkit and the GPUs that it may use"
 	}
-	return ""
+	return "the container was to have GPUs, and its engine gave none: it does not run NVIDIA's container toolkit, see nvidia-ctk runtime configure"
+}
+
+// LibraryWithheld reports whether a value of CapabilitiesVariable keeps NVML out
+// of a container; not whether it lets it in.
+func LibraryWithheld(value string) bool {
+	if value == "" {
+		return false // the toolkit's default has it
+	}
+	for name := range strings.SplitSeq(value, ",") {
+		if name = strings.TrimSpace(name); name == "all" || name == "utility" {
+			return false
+		}
+	}
+	return true
 }
 
 // given keeps the GPUs that a container was given: PCI shows every GPU of the

@@ -3,6 +3,7 @@ package gpu
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -308,8 +309,23 @@ func TestContainer(t *testing.T) {
 
 func TestWithheld(t *testing.T) {
 	t.Parallel()
-	for value, want := range map[string]bool{"none": true, "void": true, "all": false, "0,1": false, "": false, "GPU-none": false} {
-		if got := Withheld(value) != ""; got != want {
+	for value, want := range map[string]string{
+		"": "", "none": "asked for no GPU", "void": "asked for no GPU",
+		"all": "gave none", "0,1": "gave none", "GPU-none": "gave none",
+	} {
+		if got := Withheld(value); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%q: %q, want %q", value, got, want)
+		}
+	}
+}
+
+func TestLibraryWithheld(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]bool{
+		"": false, "all": false, "utility": false, "compute,utility": false, "compute, utility": false,
+		"compute": true, "compute,video": true, "utilities": true,
+	} {
+		if got := LibraryWithheld(value); got != want {
 			t.Errorf("%q: %v, want %v", value, got, want)
 		}
 	}

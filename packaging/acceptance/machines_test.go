@@ -45,10 +45,12 @@ type setting struct {
 	tests    []string
 	args     []string // for the tests
 	within   time.Duration
-	loud     bool // what the tests say is shown
-	long     bool // it runs with -long only
-	bare     bool // gpuherd is not installed: its packages lie in the machine
-	pm2      bool // PM2 is installed; it runs with -pm2 only
+	loud     bool                               // what the tests say is shown
+	long     bool                               // it runs with -long only
+	bare     bool                               // gpuherd is not installed: its packages lie in the machine
+	pm2      bool                               // PM2 is installed; it runs with -pm2 only
+	image    bool                               // it is the container's image
+	after    func(*testing.T, *machine.Machine) // what is left to do with it
 }
 
 // A hardware is the GPUs of a machine.
@@ -211,6 +213,13 @@ func settings() []setting {
 			Env: map[string]string{"NUM_GPUS": "4"}},
 		conf:  "[GPU]\nSimulate=yes\n",
 		tests: []string{"TestDocumentedCommands"},
+	}, setting{
+		name: "image",
+		config: machine.Config{Backend: machine.Nspawn, Suite: machine.Trixie, KernelArgs: []string{"gpuherd.simulate=yes"},
+			Env: map[string]string{"NUM_GPUS": "2", "MACHINE_ID": boxName, "HEALTH_PORT": "9733", "NVIDIA_VISIBLE_DEVICES": "void"}},
+		image: true,
+		tests: []string{"TestImageIsWell", "TestImageEnvironment", "TestImageHealth", "TestImagePassword"},
+		loud:  true,
 	})
 }
 
@@ -268,7 +277,7 @@ func TestEveryTestHasAMachine(t *testing.T) {
 	}
 	var written []string
 	for _, name := range files {
-		if slices.Contains([]string{"machines_test.go", "installed_test.go", "packages_test.go"}, name) {
+		if slices.Contains([]string{"machines_test.go", "installed_test.go", "packages_test.go", "image_test.go"}, name) {
 			continue // these run on the host
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
@@ -366,9 +375,12 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 	const program = "/opt/acceptance.test"
 	log := &safeBuffer{}
 	s.config.Trees = []string{layTree(t, s, binary, program)}
-	if s.bare {
+	switch {
+	case s.image:
+		s.fromImage(t)
+	case s.bare:
 		s.config.Trees = append(s.config.Trees, layPackages(t))
-	} else {
+	default:
 		s.config.Trees = append([]string{installed}, s.config.Trees...)
 	}
 	if s.hardware != nil {
@@ -415,6 +427,9 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 	if status != 0 && !t.Failed() {
 		t.Errorf("the tests ended with %d:\n%s", status, out.rest.String())
 	}
+	if s.after != nil && !t.Failed() {
+		s.after(t, m)
+	}
 	if t.Failed() {
 		m.Report(log)
 		t.Logf("%s\n%s", out.rest.String(), log)
@@ -435,7 +450,7 @@ func layTree(t *testing.T, s setting, binary, program string) string {
 		// less than one test prints.
 		"etc/systemd/journald.conf.d/50-acceptance.conf": "[Journal]\nStorage=volatile\nRuntimeMaxUse=1G\n" + s.journald,
 	}
-	if !s.bare {
+	if !s.bare && !s.image {
 		files["etc/gpuherd/gpuherd.conf"] = s.conf
 		// What `systemctl enable gpuherd.target` does.
 		wants := filepath.Join(tree, "etc/systemd/system/multi-user.target.wants")

@@ -36,10 +36,20 @@ func connectRedis(t *testing.T) *store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := redis.NewClient(&redis.Options{
-		Addr: "127.0.0.1:6379", ContextTimeoutEnabled: true, DisableIdentity: true, MaxRetries: -1, DialerRetries: 1,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	})
+	opts := &redis.Options{Addr: "127.0.0.1:6379"}
+	// A container's variables.
+	env := processEnvironment(t, 1)
+	if name := env["MACHINE_ID"]; name != "" {
+		host = name
+	}
+	if url := env["REDIS_URL"]; url != "" {
+		if opts, err = redis.ParseURL(url); err != nil {
+			t.Fatal("cannot read REDIS_URL of PID 1") // the error may repeat a password
+		}
+	}
+	opts.ContextTimeoutEnabled, opts.DisableIdentity, opts.MaxRetries, opts.DialerRetries = true, true, -1, 1
+	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	db := redis.NewClient(opts)
 	t.Cleanup(func() { _ = db.Close() })
 	return &store{t: t, host: host, db: db}
 }

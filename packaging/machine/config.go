@@ -38,6 +38,9 @@ type Config struct {
 	// Packages are Debian's, installed beside those that every image has. Each
 	// list makes an image of its own.
 	Packages []string
+	// Root is a folder of the host with the root file system to boot, which is
+	// not written to; by default the suite's image. For Nspawn only.
+	Root string
 
 	// Env is the environment of PID 1, and so of generators.
 	Env map[string]string
@@ -119,8 +122,8 @@ func (c Config) complete() (Config, error) {
 	switch c.Backend {
 	case UML, Nspawn:
 	case Host:
-		if len(c.Packages)+len(c.Env)+len(c.KernelArgs)+len(c.Trees)+len(c.Early) > 0 {
-			return c, errors.New("the host backend boots nothing: it takes no packages, environment, kernel arguments, trees or early script")
+		if len(c.Packages)+len(c.Env)+len(c.KernelArgs)+len(c.Trees)+len(c.Early)+len(c.Root) > 0 {
+			return c, errors.New("the host backend boots nothing: it takes no packages, environment, kernel arguments, trees, early script or root")
 		}
 		return c, nil
 	default:
@@ -133,6 +136,9 @@ func (c Config) complete() (Config, error) {
 		if !packageName.MatchString(name) {
 			return c, fmt.Errorf("bad package name %q", name)
 		}
+	}
+	if c.Root != "" && c.Backend != Nspawn {
+		return c, fmt.Errorf("a root of one's own is for the backend %s", Nspawn)
 	}
 	if !hostName.MatchString(c.Hostname) {
 		return c, fmt.Errorf("bad host name %q", c.Hostname)

@@ -24,6 +24,8 @@ func TestConfigRefuses(t *testing.T) {
 		"two kernel words":  {Config{KernelArgs: []string{"a b"}}, `bad kernel argument "a b"`},
 		"host with package": {Config{Backend: Host, Packages: []string{"nodejs"}}, "host backend"},
 		"host with tree":    {Config{Backend: Host, Trees: []string{"/"}}, "host backend"},
+		"root for a kernel": {Config{Root: "/"}, "for the backend nspawn"},
+		"host with root":    {Config{Backend: Host, Root: "/"}, "host backend"},
 		"host with script":  {Config{Backend: Host, Early: "true"}, "host backend"},
 	} {
 		t.Run(name, func(t *testing.T) {

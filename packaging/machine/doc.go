@@ -15,7 +15,8 @@
 // uml and nspawn boot the same Debian root file system, made by mmdebstrap, once
 // for each suite and list of packages, and kept under the user's cache folder by
 // the hash of all that shapes it. Each machine writes to a copy-on-write layer of
-// its own. What is to be tested comes in as [Config.Trees], laid over the root
+// its own. nspawn takes any other as [Config.Root], such as [EnsureTree] makes.
+// What is to be tested comes in as [Config.Trees], laid over the root
 // before systemd starts, so that generators in it run at boot. [Config.Early]
 // can mount hardware that is not there before they do.
 //

@@ -38,47 +38,66 @@ func CacheDir() (string, error) {
 // that takes about half a minute and the network. Progress goes to log. Calls of
 // several programs wait for each other.
 func EnsureImage(ctx context.Context, cacheDir string, suite Suite, more []string, log io.Writer) (Image, error) {
-	r := newRecipe(suite, more)
-	final := filepath.Join(cacheDir, r.key())
-	image := Image{Tree: filepath.Join(final, "tree"), Disk: filepath.Join(final, "disk.ext4")}
-	if _, err := os.Stat(final); err == nil {
-		touch(final)
-		return image, nil
-	}
-	if os.Geteuid() != 0 {
-		return Image{}, errors.New("making a machine's image needs root")
-	}
-	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
-		return Image{}, fmt.Errorf("cannot make the cache folder: %w", err)
-	}
-	unlock, err := lockFile(ctx, filepath.Join(cacheDir, string(suite)+".lock"))
+	dir, err := newRecipe(suite, more).ensure(ctx, cacheDir, log)
 	if err != nil {
 		return Image{}, err
 	}
+	return Image{Tree: filepath.Join(dir, "tree"), Disk: filepath.Join(dir, "disk.ext4")}, nil
+}
+
+// EnsureTree returns a root file system of the suite with Debian's essential
+// packages and those named, as they are installed and not made for machines. It
+// is kept in cacheDir as images are.
+func EnsureTree(ctx context.Context, cacheDir string, suite Suite, packages []string, log io.Writer) (string, error) {
+	dir, err := plainRecipe(suite, packages).ensure(ctx, cacheDir, log)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "tree"), nil
+}
+
+// ensure returns the folder of what the recipe makes.
+func (r recipe) ensure(ctx context.Context, cacheDir string, log io.Writer) (string, error) {
+	suite := r.Suite
+	final := filepath.Join(cacheDir, r.key())
+	if _, err := os.Stat(final); err == nil {
+		touch(final)
+		return final, nil
+	}
+	if os.Geteuid() != 0 {
+		return "", errors.New("making a machine's image needs root")
+	}
+	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
+		return "", fmt.Errorf("cannot make the cache folder: %w", err)
+	}
+	unlock, err := lockFile(ctx, filepath.Join(cacheDir, string(suite)+".lock"))
+	if err != nil {
+		return "", err
+	}
 	defer unlock()
 	if _, err := os.Stat(final); err == nil { // made by whom we waited for
-		return image, nil
+		return final, nil
 	}
 	// Only the holder of the lock has such a folder: what is there was left by
 	// one that was killed.
 	building := filepath.Join(cacheDir, string(suite)+".new")
 	if err := os.RemoveAll(building); err != nil {
-		return Image{}, fmt.Errorf("cannot remove an unfinished image: %w", err)
+		return "", fmt.Errorf("cannot remove an unfinished image: %w", err)
 	}
 	if err := os.Mkdir(building, 0o755); err != nil {
-		return Image{}, fmt.Errorf("cannot make an image: %w", err)
+		return "", fmt.Errorf("cannot make an image: %w", err)
 	}
 	start := time.Now()
 	_, _ = fmt.Fprintf(log, "machine: making the %s image, once, by mmdebstrap (about half a minute)\n", suite)
 	if err := r.build(ctx, building, log); err != nil {
-		return Image{}, errors.Join(fmt.Errorf("cannot make the %s image: %w", suite, err), os.RemoveAll(building))
+		return "", errors.Join(fmt.Errorf("cannot make the %s image: %w", suite, err), os.RemoveAll(building))
 	}
 	if err := os.Rename(building, final); err != nil {
-		return Image{}, fmt.Errorf("cannot keep the %s image: %w", suite, err)
+		return "", fmt.Errorf("cannot keep the %s image: %w", suite, err)
 	}
 	_, _ = fmt.Fprintf(log, "machine: made the %s image in %.0f s: %s\n", suite, time.Since(start).Seconds(), final)
 	removeOld(cacheDir, suite, log)
-	return image, nil
+	return final, nil
 }
 
 // imageKept is how long an image is kept that no machine is booted from,
@@ -119,6 +138,9 @@ func (r recipe) build(ctx context.Context, dir string, log io.Writer) error {
 	args = append(args, string(r.Suite), tree, hostMirror("/etc/apt", r.Suite))
 	if err := runContained(ctx, log, "mmdebstrap", args...); err != nil {
 		return err
+	}
+	if r.Plain {
+		return nil
 	}
 	if err := r.customise(tree); err != nil {
 		return err

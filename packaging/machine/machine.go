@@ -48,9 +48,12 @@ func Boot(ctx context.Context, config Config) (*Machine, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("a machine of backend %s needs root", config.Backend)
 	}
-	image, err := EnsureImage(ctx, config.CacheDir, config.Suite, config.Packages, config.Log)
-	if err != nil {
-		return nil, err
+	image := Image{Tree: config.Root}
+	if config.Root == "" {
+		image, err = EnsureImage(ctx, config.CacheDir, config.Suite, config.Packages, config.Log)
+		if err != nil {
+			return nil, err
+		}
 	}
 	m := &Machine{config: config, console: newConsole()}
 	if err := m.prepare(); err != nil {
@@ -269,6 +272,32 @@ func (m *Machine) Report(w io.Writer) {
 			fmt.Fprintf(w, "cannot be had: %v\n", err)
 		}
 	}
+}
+
+// Halt sends PID 1 the signal on which systemd stops everything and ends a
+// container (systemd(1), SIGRTMIN+3), as the stop command of a container engine
+// does, and waits until the machine has ended.
+func (m *Machine) Halt(ctx context.Context) error {
+	if m.process == nil {
+		return errors.New("the host is not to be halted")
+	}
+	if _, err := m.Run(ctx, []string{"bash", "-c", "kill -s RTMIN+3 1"}, nil, nil); err != nil && !errors.Is(err, errMachineEnded) {
+		return fmt.Errorf("cannot halt the machine: %w", err)
+	}
+	select {
+	case <-m.process.done:
+		return m.process.err
+	case <-ctx.Done():
+		return fmt.Errorf("the machine has not halted: %w", context.Cause(ctx))
+	}
+}
+
+// Console returns the end of what the machine has printed on its console.
+func (m *Machine) Console() string {
+	if m.process == nil {
+		return ""
+	}
+	return m.console.String()
 }
 
 // Close ends the machine at once and deletes all that it wrote. Closing twice

@@ -72,6 +72,7 @@ const journald = "[Journal]\nSystemMaxUse=1G\n"
 type recipe struct {
 	Format       int // raised when the code that makes an image changes what it makes
 	Suite        Suite
+	Plain        bool `json:",omitempty"` // Debian with Packages, and no more done to it
 	Architecture string
 	Packages     []string
 	Masked       []string
@@ -94,6 +95,11 @@ func newRecipe(suite Suite, more []string) recipe {
 		Journald:     journald,
 		DiskBytes:    2 << 30, // sparse
 	}
+}
+
+// plainRecipe makes Debian as it is, with packages.
+func plainRecipe(suite Suite, packages []string) recipe {
+	return recipe{Format: 1, Suite: suite, Plain: true, Architecture: runtime.GOARCH, Packages: packages}
 }
 
 // key names the image that the recipe makes.

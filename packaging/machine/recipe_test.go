@@ -22,6 +22,8 @@ func TestRecipeKey(t *testing.T) {
 		switch field.Kind() {
 		case reflect.Int, reflect.Int64:
 			field.SetInt(field.Int() + 1)
+		case reflect.Bool:
+			field.SetBool(!field.Bool())
 		case reflect.String:
 			field.SetString(field.String() + "x")
 		case reflect.Slice:

@@ -330,6 +330,25 @@ func TestNVMLFails(t *testing.T) {
 	}
 }
 
+// TestLibraryWithheld: a container without NVML says which variable keeps it out.
+func TestLibraryWithheld(t *testing.T) {
+	t.Parallel()
+	for capabilities, want := range map[string]string{
+		"compute":         "NVIDIA_DRIVER_CAPABILITIES of PID 1's environment is compute, add utility",
+		"compute,utility": "but no NVIDIA driver",
+	} {
+		m := newMachine(t)
+		m.pci("0000:17:00.0")
+		m.write("dev/nvidia0", "")
+		m.setup.Environ = []string{"container=docker", "NVIDIA_DRIVER_CAPABILITIES=" + capabilities}
+		m.setup.NVML = func() (*nvml.Answer, error) { return nil, fmt.Errorf("%w: no such file", nvml.ErrAbsent) }
+		m.run()
+		if !strings.Contains(m.log.String(), want) {
+			t.Errorf("with %s the log lacks %q:\n%s", capabilities, want, m.log.String())
+		}
+	}
+}
+
 // TestNVMLNeverAnswers: what will not change is asked for once.
 func TestNVMLNeverAnswers(t *testing.T) {
 	t.Parallel()

@@ -144,7 +144,7 @@ func (s *Setup) survey(ctx context.Context, between func(*generator.Result, surv
 				r = s.detect()
 			}
 		}
-		now, hung := s.once(ctx, r.Found, earlier, deadline)
+		now, hung := s.once(ctx, r, earlier, deadline)
 		if hung && last.inventory.Source == gpu.SourceNVML {
 			now = last
 		}
@@ -177,7 +177,8 @@ func (s *Setup) detect() *generator.Result {
 
 // once looks once. hung: NVML did not answer in time, and must not be asked
 // again in this process.
-func (s *Setup) once(ctx context.Context, found []gpu.GPU, earlier *gpu.Inventory, deadline time.Time) (now survey, hung bool) {
+func (s *Setup) once(ctx context.Context, r *generator.Result, earlier *gpu.Inventory, deadline time.Time) (now survey, hung bool) {
+	found := r.Found
 	if s.NVML == nil || len(found) == 0 && len(known(earlier)) == 0 {
 		return survey{inventory: gpu.Inventory{Source: gpu.SourcePCI, GPUs: slices.Clone(found)}}, false
 	}
@@ -193,6 +194,9 @@ func (s *Setup) once(ctx context.Context, found []gpu.GPU, earlier *gpu.Inventor
 	text := err.Error()
 	if errors.Is(err, nvml.ErrAbsent) {
 		text = fmt.Sprintf("%s on the PCI bus, but no NVIDIA driver: %v", count(len(found), "GPU"), err)
+		if v, ok := r.Config.Variable(gpu.CapabilitiesVariable); ok && r.Container && gpu.LibraryWithheld(v.Value) {
+			text = fmt.Sprintf("%s given to this container, but not NVML: %s is %s, add utility", count(len(found), "GPU"), v.Origin(), v.Value)
+		}
 	}
 	s.fault(text)
 	return now, errors.Is(err, errHung)
