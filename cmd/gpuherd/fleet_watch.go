@@ -29,7 +29,7 @@ func (a *app) watchFleet(ctx context.Context, r *fleetReader, f fleet.Fleet) err
 	switch {
 	case r.options.asJSON:
 		show = a.fleetLine
-	case a.out.Terminal && os.Getenv("TERM") != "dumb":
+	case a.out.Terminal && !a.out.Dumb:
 		a.stdout.say(enterScreen)
 		defer a.stdout.say(leaveScreen)
 		show = a.drawFleet

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,7 +50,7 @@ text. Where standard output is no terminal, this is list.`,
 		Example:           "  gpuherd monit\n  gpuherd monit redis-worker",
 		ValidArgsFunction: a.completeUnits,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !a.out.Terminal || os.Getenv("TERM") == "dumb" {
+			if !a.out.Terminal || a.out.Dumb {
 				return a.printList(cmd.Context(), args, all, false)
 			}
 			// What is wrong with the words, or with systemd, is said before

@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -251,13 +253,13 @@ func newScalable(t *testing.T, jobs map[string]string) (*screen, *systemdtest.Sy
 		}
 	}
 	systemd := systemdtest.Start(t, units...)
-	systemd.Generate = func() []string {
+	systemd.Generate(func() []string {
 		var wants []string
 		for _, w := range generator.Compute(generator.Options{Root: root}).Plan.Workers {
 			wants = append(wants, w.Unit)
 		}
 		return wants
-	}
+	})
 	bin := t.TempDir()
 	if err := os.WriteFile(filepath.Join(bin, "journalctl"), []byte(journalOfScreens), 0o755); err != nil {
 		t.Fatal(err)
@@ -399,8 +401,12 @@ func TestMonitEndsBySignal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("kill", strings.TrimSpace(string(pid))).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	n, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+	if err == nil {
+		err = syscall.Kill(n, syscall.SIGTERM)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	s.sees("^before\nrc=0")
 }

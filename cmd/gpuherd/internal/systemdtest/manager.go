@@ -35,8 +35,8 @@ func (m managerMethods) Reload() *dbus.Error {
 		if err := m.s.conn.Emit(rootPath, manager+".Reloading", active); err != nil {
 			return dbus.MakeFailedError(err)
 		}
-		if active && m.s.Generate != nil {
-			m.s.units[bus.UnitPath(bus.Target)].Props["Wants"] = m.s.Generate()
+		if active && m.s.generate != nil {
+			m.s.units[bus.UnitPath(bus.Target)].Props["Wants"] = m.s.generate()
 		}
 	}
 	return nil

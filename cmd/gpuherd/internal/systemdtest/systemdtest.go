@@ -48,16 +48,13 @@ type Unit struct {
 type Systemd struct {
 	Address string // for DBUS_SYSTEM_BUS_ADDRESS
 
-	// Generate returns what gpuherd.target wants after a reload; nil: what it
-	// wanted before. It is to be set before anybody asks for one.
-	Generate func() []string
-
 	conn *dbus.Conn
 
-	mu    sync.Mutex
-	units map[dbus.ObjectPath]*Unit
-	jobs  uint32
-	calls []string
+	mu       sync.Mutex
+	generate func() []string // see Generate
+	units    map[dbus.ObjectPath]*Unit
+	jobs     uint32
+	calls    []string
 }
 
 // Start starts dbus-daemon and the fake on it, both ended with the test.
@@ -276,4 +273,12 @@ func (p propertyMethods) GetAll(msg dbus.Message, _ string) (map[string]dbus.Var
 		all[name] = dbus.MakeVariant(value)
 	}
 	return all, nil
+}
+
+// Generate has wants say what gpuherd.target wants after each reload; without,
+// it is what it wanted before.
+func (s *Systemd) Generate(wants func() []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generate = wants
 }

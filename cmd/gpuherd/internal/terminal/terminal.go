@@ -17,6 +17,7 @@ type Screen struct {
 	Height   int  // lines; 0: not known
 	Color    bool // colours are wanted and understood
 	Terminal bool // somebody is watching
+	Dumb     bool // it cannot move its cursor: TERM=dumb
 }
 
 // defaultWidth is what a terminal gets that does not tell its width.
@@ -29,7 +30,8 @@ func Detect(w io.Writer, getenv func(string) string) Screen {
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return Screen{}
 	}
-	s := Screen{Terminal: true, Width: defaultWidth, Color: getenv("NO_COLOR") == "" && getenv("TERM") != "dumb"}
+	dumb := getenv("TERM") == "dumb"
+	s := Screen{Terminal: true, Dumb: dumb, Width: defaultWidth, Color: getenv("NO_COLOR") == "" && !dumb}
 	if width, height, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
 		s.Width, s.Height = width, height
 	} else if width, err := strconv.Atoi(getenv("COLUMNS")); err == nil && width > 0 {
