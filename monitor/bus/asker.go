@@ -22,6 +22,7 @@ import (
 // reads the answers, as sd-bus does. Not even the authentication waits for an
 // answer. godbus takes longer over each question than systemd does.
 type asker struct {
+	ctx    context.Context //nolint:containedctx // it bounds the asker's life
 	conn   net.Conn
 	in     *bufio.Reader
 	out    []byte
@@ -39,7 +40,7 @@ func dialAsker(ctx context.Context, path string, bus bool) (*asker, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &asker{conn: conn, in: bufio.NewReaderSize(conn, sieveSize)}
+	a := &asker{ctx: ctx, conn: conn, in: bufio.NewReaderSize(conn, sieveSize)}
 	a.stop = context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	a.out = fmt.Appendf(a.out, "\x00AUTH EXTERNAL %s\r\nBEGIN\r\n", hex.EncodeToString([]byte(strconv.Itoa(os.Geteuid()))))
 	if bus {
@@ -58,10 +59,7 @@ func dialAsker(ctx context.Context, path string, bus bool) (*asker, error) {
 	}
 	if err != nil {
 		a.close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, err
+		return nil, a.why(err)
 	}
 	return a, nil
 }
@@ -69,6 +67,14 @@ func dialAsker(ctx context.Context, path string, bus bool) (*asker, error) {
 func (a *asker) close() {
 	a.stop()
 	_ = a.conn.Close() // nothing is under way that anybody waits for
+}
+
+// why returns the context's error where that is why the connection failed.
+func (a *asker) why(err error) error {
+	if err != nil && a.ctx.Err() != nil {
+		return a.ctx.Err()
+	}
+	return err
 }
 
 // due is how many answers have yet to be read.
@@ -126,7 +132,7 @@ func (a *asker) begin(to string, path dbus.ObjectPath, iface, member, sign strin
 func (a *asker) send() error {
 	_, err := a.conn.Write(a.out)
 	a.out = a.out[:0]
-	return err
+	return a.why(err)
 }
 
 // answer reads the answer to the oldest question that has none yet; the reader
@@ -140,7 +146,7 @@ func (a *asker) answer() (frameReader, error) {
 	}
 	for {
 		if err := a.readFrame(); err != nil {
-			return frameReader{}, err
+			return frameReader{}, a.why(err)
 		}
 		r, h := openFrame(a.frame)
 		switch {
@@ -149,6 +155,8 @@ func (a *asker) answer() (frameReader, error) {
 		case h.kind != typeReturn && h.kind != typeError: // a signal of the bus
 		case h.replies == a.read:
 			return opened(a.frame)
+		case h.replies < a.read || h.replies > a.serial:
+			return r, fmt.Errorf("it answers question %d, which is not open", h.replies)
 		default:
 			if a.early == nil {
 				a.early = map[uint32][]byte{}

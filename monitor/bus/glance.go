@@ -31,8 +31,12 @@ type View struct {
 func OpenView(ctx context.Context, private string, opts ...Option) (*View, error) {
 	o := collect(opts)
 	if private != "" {
-		if a, err := dialAsker(ctx, private, false); err == nil {
+		a, err := dialAsker(ctx, private, false)
+		if err == nil {
 			return &View{a, o.target}, nil
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("systemd at %s: %w", private, err)
 		}
 	}
 	address := o.address

@@ -92,6 +92,9 @@ func TestGlance(t *testing.T) {
 		cancel()
 		until(t, "no question is answered", func() bool {
 			_, err := view.Herd()
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("it is not told that the caller's time is over: %v", err)
+			}
 			return err != nil
 		})
 	})

@@ -24,6 +24,8 @@ type session struct {
 	sig     *dbus.Conn
 	order   dbus.SignalHandler // of sig: what goes through it stays in order
 	calls   *Conn
+	owner   string // systemd's unique name on the bus; "": it has none now
+	warned  bool   // of a signal that is not systemd's
 	signals chan *dbus.Signal
 	helpers sync.WaitGroup
 
@@ -81,11 +83,14 @@ func (s *session) open(ctx context.Context) (err error) {
 	}()
 	for _, m := range [][]dbus.MatchOption{
 		{dbus.WithMatchSender(busName), dbus.WithMatchObjectPath(managerPath), dbus.WithMatchInterface(managerIface), dbus.WithMatchMember("Reloading")},
-		{dbus.WithMatchSender("org.freedesktop.DBus"), dbus.WithMatchInterface("org.freedesktop.DBus"), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, busName)},
+		{dbus.WithMatchSender(busDaemon), dbus.WithMatchInterface(busDaemon), dbus.WithMatchMember("NameOwnerChanged"), dbus.WithMatchArg(0, busName)},
 	} {
 		if err = s.sig.AddMatchSignalContext(ctx, m...); err != nil {
 			return fmt.Errorf("cannot match systemd's signals: %w", err)
 		}
+	}
+	if err = s.sig.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetNameOwner", 0, busName).Store(&s.owner); err != nil {
+		return fmt.Errorf("cannot find systemd on the bus: %w", err)
 	}
 	b, err := connect(ctx, s.w.opts, nil)
 	if err != nil {
@@ -122,9 +127,16 @@ func (s *session) loop(ctx context.Context) error {
 			if !ok {
 				return errors.New("the bus closed the connection")
 			}
-			if sig.Name == herdAnswer {
-				if err := s.answer(ctx, sig.Body[0].(herd)); err != nil {
+			if h, ok := answered(sig); ok {
+				if err := s.answer(ctx, h); err != nil {
 					return err
+				}
+				continue
+			}
+			if !s.trusted(sig) {
+				if !s.warned { // once, whoever sends so many
+					s.warned = true
+					s.w.log.Warn("a signal that is not systemd's is not believed", "signal", sig.Name, "sender", sig.Sender, "path", sig.Path)
 				}
 				continue
 			}
@@ -179,6 +191,29 @@ func (s *session) probe(ctx context.Context) {
 	})
 }
 
+// answered returns what a herdAnswer holds. Nothing that comes over the bus can
+// hold a herd, whatever its name.
+func answered(sig *dbus.Signal) (herd, bool) {
+	if sig.Name != herdAnswer || len(sig.Body) != 1 {
+		return herd{}, false
+	}
+	h, ok := sig.Body[0].(herd)
+	return h, ok
+}
+
+// busDaemon is the sender of what the bus itself says.
+const busDaemon = "org.freedesktop.DBus"
+
+// trusted reports whether the signal is of whom it should be. Matches are no
+// help: whoever is on the bus may send a signal to one receiver alone, which
+// then gets it without a match.
+func (s *session) trusted(sig *dbus.Signal) bool {
+	if sig.Name == busDaemon+".NameOwnerChanged" {
+		return sig.Sender == busDaemon
+	}
+	return sig.Sender == s.owner && s.owner != ""
+}
+
 func (s *session) take(ctx context.Context, sig *dbus.Signal) {
 	switch sig.Name {
 	case propsChanged:
@@ -193,11 +228,12 @@ func (s *session) take(ctx context.Context, sig *dbus.Signal) {
 			return
 		}
 		s.endReload(ctx, ReasonReload)
-	case "org.freedesktop.DBus.NameOwnerChanged":
+	case busDaemon + ".NameOwnerChanged":
 		var name, before, after string
 		if dbus.Store(sig.Body, &name, &before, &after) != nil || name != busName {
 			return
 		}
+		s.owner = after
 		if after == "" { // daemon-reexec: away until the new one is there
 			s.beginReload()
 			return

@@ -87,7 +87,7 @@ func (c *counters) resync(reason string) *atomic.Uint64 {
 }
 
 // NewWatcher returns a Watcher that hands all it reads to h. onTick, unless
-// nil, is called about once a second from the reading loop: what it does is
+// nil, is called every 2 s or more often from the reading loop: what it does is
 // proof that the loop goes round.
 func NewWatcher(log *slog.Logger, h Handler, onTick func(), opts ...Option) *Watcher {
 	if onTick == nil {
@@ -136,6 +136,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	const first, last = 50 * time.Millisecond, 5 * time.Second
 	delay := first
 	for {
+		w.turn() // sessions may each fail before their first tick
 		began := time.Now()
 		err := w.session(ctx)
 		told := w.subscribed.Swap(false)

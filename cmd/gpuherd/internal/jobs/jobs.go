@@ -213,7 +213,7 @@ func await(ctx context.Context, bus Bus, o *Outcome, result <-chan string, turns
 		o.OK = o.Result == Done
 	default:
 		// A Type=simple service that cannot run has a job that succeeds.
-		o.OK = o.Result == Done && o.Active != "failed" && o.Sub != "auto-restart" && !o.unmet
+		o.OK = o.Result == Done && o.Active != "failed" && !strings.HasPrefix(o.Sub, "auto-restart") && !o.unmet
 	}
 }
 
