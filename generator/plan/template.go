@@ -140,6 +140,14 @@ func (m *maker) unitDefaults(d *defaults, c *choice) {
 	}
 }
 
+// withheld are the capabilities that no service has unless its file says so.
+// CAP_SYS_ADMIN stands for every NVIDIA capability, so for every GPU, and
+// CAP_MKNOD makes the node of any of them. The others change the machine and
+// not the program: its modules, clock, accounting and security policy. A
+// program that runs as root keeps what it may need for itself, such as
+// CAP_SYS_NICE for NUMA, CAP_IPC_LOCK, CAP_SYS_PTRACE and CAP_SYSLOG.
+const withheld = "~CAP_SYS_ADMIN CAP_MKNOD CAP_SYS_MODULE CAP_SYS_RAWIO CAP_SYS_BOOT CAP_SYS_TIME CAP_SYS_PACCT CAP_AUDIT_CONTROL CAP_MAC_ADMIN CAP_MAC_OVERRIDE CAP_WAKE_ALARM CAP_BLOCK_SUSPEND"
+
 func (m *maker) serviceDefaults(d *defaults, c *choice) bool {
 	d.set("Slice", "gpuherd.slice")
 	if c.Per == service.PerHost {
@@ -163,12 +171,13 @@ func (m *maker) serviceDefaults(d *defaults, c *choice) bool {
 		d.set("LogRateLimitIntervalSec", "1us")
 		d.set("LogRateLimitBurst", "1000000")
 	}
-	// Only what needs no mount namespace: a restart has to take milliseconds.
+	// Only what any program can do without, as root and as another user, and
+	// what needs no mount namespace: a restart has to take milliseconds. A
+	// service that knows its program says more, as redis-worker.service does.
 	d.set("NoNewPrivileges", "yes")
 	d.set("LockPersonality", "yes")
 	d.set("RestrictSUIDSGID", "yes")
-	// CAP_SYS_ADMIN stands for every NVIDIA capability, so for every GPU.
-	d.set("CapabilityBoundingSet", "~CAP_SYS_ADMIN")
+	d.set("CapabilityBoundingSet", withheld)
 	for _, v := range m.Config.Environment {
 		word, err := unitfile.QuoteWord(v.Name + "=" + v.Value)
 		if err != nil {

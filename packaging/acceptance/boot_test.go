@@ -64,7 +64,8 @@ func TestUnitsVerify(t *testing.T) {
 	// stands for the default path.
 	t.Setenv("SYSTEMD_UNIT_PATH", generatorDir+":")
 	// It returns 0 on unknown keys, so that only silence is success.
-	args := append([]string{"verify", "--man=no", target, "gpuherd.slice", pathUnit, rescanUnit}, names...)
+	args := append([]string{"verify", "--man=no", target, "gpuherd.slice", monitorUnit, pathUnit, rescanUnit,
+		"gpuherd-up.service", verifyUnit, "gpuherd-verify.timer"}, names...)
 	stdout, stderr, status := run(t, "systemd-analyze", args...)
 	if status != 0 || stdout+stderr != "" {
 		t.Errorf("systemd-analyze verify ended with %d and says:\n%s%s", status, stdout, stderr)

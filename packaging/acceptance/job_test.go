@@ -19,7 +19,7 @@ import (
 
 // A task is the payload of the jobs that tests enqueue.
 type task struct {
-	Do    string `json:"do"`              // hold, allocate, print, open, sleep, fail
+	Do    string `json:"do"`              // hold, allocate, print, open, sleep, fail, try
 	Mark  string `json:"mark,omitempty"`  // a file below jobDir that tells one attempt from the next
 	Bytes int    `json:"bytes,omitempty"` // allocate: how much; print: length of a line
 	Lines int    `json:"lines,omitempty"` // print: how many
@@ -40,6 +40,7 @@ type answer struct {
 	WorkerID   string            `json:"worker_id"`
 	Invocation string            `json:"invocation"`       // of the unit
 	Opened     map[string]string `json:"opened,omitempty"` // open: device node → error
+	Tried      map[string]string `json:"tried,omitempty"`  // try: what → error
 }
 
 // runJob is the job program.
@@ -78,6 +79,8 @@ func runJob() int {
 			node := filepath.Join(jobDir, "nvidia"+minor)
 			a.Opened[minor] = openError(node, os.O_RDWR)
 		}
+	case "try":
+		a.Tried = try()
 	default:
 		fmt.Fprintf(os.Stderr, "job: cannot %q\n", k.Do)
 		return 65
