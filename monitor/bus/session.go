@@ -208,10 +208,10 @@ const busDaemon = "org.freedesktop.DBus"
 // help: whoever is on the bus may send a signal to one receiver alone, which
 // then gets it without a match.
 func (s *session) trusted(sig *dbus.Signal) bool {
-	if sig.Name == busDaemon+".NameOwnerChanged" {
-		return sig.Sender == busDaemon
+	if sig.Sender == busDaemon { // a name that nobody else can have
+		return true
 	}
-	return sig.Sender == s.owner && s.owner != ""
+	return sig.Name != busDaemon+".NameOwnerChanged" && sig.Sender == s.owner && s.owner != ""
 }
 
 func (s *session) take(ctx context.Context, sig *dbus.Signal) {
