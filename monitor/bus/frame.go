@@ -42,8 +42,8 @@ func frameLength(head []byte) (int, bool) {
 	return int(min(length, math.MaxInt32)), length <= 1<<27
 }
 
-// kept are the properties that merge takes, and the interface half that each
-// comes with is of no matter.
+// kept are the properties that merge takes, with the types that it takes them
+// in. Of which interface they are is no matter.
 var kept = map[string]string{
 	"ActiveState": "s", "SubState": "s", "Result": "s", "StatusText": "s",
 	"MainPID": "u", "ExecMainPID": "u", "NRestarts": "u", "ExecMainCode": "i", "ExecMainStatus": "i",
@@ -215,7 +215,8 @@ func (r *frameReader) value(kind string) any {
 	return nil
 }
 
-// alignments of the types, by the first letter of their signature.
+// alignment returns what a type is aligned to, by the first letter of its
+// signature.
 func alignment(kind byte) int {
 	switch kind {
 	case 'y', 'g', 'v':
