@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -12,6 +14,8 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"gpuherd/monitor/state"
 )
 
 func signal(iface, member string, body ...any) *dbus.Message {
@@ -128,6 +132,27 @@ func TestSieve(t *testing.T) {
 			if diff := cmp.Diff(want, got, same, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(dbus.Signal{})); diff != "" {
 				t.Errorf("%s, %s (-want +got):\n%s", order, name, diff)
 			}
+		}
+	}
+}
+
+// What merge takes a sieve keeps: a property that one of them knows and the
+// other does not would be lost without a word.
+func TestSieveKeepsWhatMergeTakes(t *testing.T) {
+	t.Parallel()
+	var frame bytes.Buffer
+	if err := changeOf(serviceIface, everything()).EncodeTo(&frame, binary.LittleEndian); err != nil {
+		t.Fatal(err)
+	}
+	var o state.Observation
+	merge(&o, change(frame.Bytes()).Body[1].(map[string]dbus.Variant))
+	otherwise := []string{ // by the caller, and by mergeFull
+		"Name", "ReceivedUS", "ControlGroup", "Slice", "MemoryMax", "Memory", "MemoryPeak", "CPUNS",
+	}
+	v := reflect.ValueOf(o)
+	for i := range v.NumField() {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() != slices.Contains(otherwise, name) {
+			t.Errorf("%s is %v", name, v.Field(i))
 		}
 	}
 }
