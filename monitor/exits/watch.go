@@ -29,14 +29,18 @@ type Watch struct {
 
 	mu        sync.Mutex
 	processes map[string]process // by unit
-	units     map[int32]string   // by pidfd
+	units     map[int32]string   // by process.token
+	token     int32              // of the last process
 	closed    bool
 	refused   bool // the log has heard that processes cannot be watched
 }
 
 type process struct {
 	pid uint32
-	fd  int // −1: it could not be opened, or has told its end
+	fd  int // the pidfd; −1: it could not be opened, or has told its end
+	// token is what the epoll file tells. Not the number of the pidfd: that may
+	// be another's by the time it is heard.
+	token int32
 }
 
 // New returns a Watch that tells ended of each end, with the unix time in µs.
@@ -100,12 +104,13 @@ func (w *Watch) follow(unit string, pid uint32) {
 	if pid == 0 {
 		return
 	}
-	p := process{pid: pid, fd: -1}
-	fd, err := w.open(pid)
+	w.token++
+	p := process{pid: pid, fd: -1, token: w.token}
+	fd, err := w.open(pid, p.token)
 	switch {
 	case err == nil:
 		p.fd = fd
-		w.units[int32(fd)] = unit
+		w.units[p.token] = unit
 	case !errors.Is(err, unix.ESRCH) && !w.refused: // ESRCH: systemd has reaped it already
 		w.refused = true
 		w.log.Warn("the ends of main processes are told once systemd tells them", "error", err)
@@ -125,19 +130,19 @@ func (w *Watch) forget(unit string) {
 // drop closes the pidfd, which takes it out of the epoll file.
 func (w *Watch) drop(p process) {
 	if p.fd >= 0 {
-		delete(w.units, int32(p.fd))
+		delete(w.units, p.token)
 		_ = unix.Close(p.fd)
 	}
 }
 
-// open returns a pidfd of the process, which the epoll file tells of.
-func (w *Watch) open(pid uint32) (fd int, err error) {
+// open returns a pidfd of the process, of which the epoll file tells the token.
+func (w *Watch) open(pid uint32, token int32) (fd int, err error) {
 	if fd, err = unix.PidfdOpen(int(pid), 0); err != nil {
 		return -1, fmt.Errorf("pidfd_open: %w", err)
 	}
 	var failed error
 	err = w.raw.Control(func(poll uintptr) {
-		failed = unix.EpollCtl(int(poll), unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+		failed = unix.EpollCtl(int(poll), unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: token})
 	})
 	if err = errors.Join(err, failed); err != nil {
 		_ = unix.Close(fd)

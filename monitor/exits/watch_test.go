@@ -174,6 +174,25 @@ func TestForgotten(t *testing.T) {
 	}
 }
 
+// What was read of a process comes too late once the unit has another one: it
+// says nothing of that, though its pidfd may have the same number.
+func TestHeardTooLate(t *testing.T) {
+	w := watch(t)
+	_, first := sleeper(t)
+	_, second := sleeper(t)
+	w.Push(running("a.service", first))
+	old := w.processes["a.service"]
+	w.Push(running("a.service", second))
+	if now := w.processes["a.service"]; now.fd != old.fd {
+		t.Fatalf("the pidfds are %d and %d: this test wants one number", old.fd, now.fd)
+	}
+	w.tell([]unix.EpollEvent{{Events: unix.EPOLLIN, Fd: old.token}})
+	w.stop()
+	if len(w.ends) > 0 {
+		t.Errorf("it told %+v", <-w.ends)
+	}
+}
+
 // Where the kernel or a filter of system calls refuses, the log hears of it
 // once, and all else goes on.
 func TestRefused(t *testing.T) {
@@ -190,7 +209,7 @@ func TestRefused(t *testing.T) {
 	if fds := len(w.units); fds > 0 {
 		t.Errorf("it holds %d pidfds", fds)
 	}
-	if _, err := w.open(1 << 30); !errors.Is(err, unix.ESRCH) {
+	if _, err := w.open(1<<30, 1); !errors.Is(err, unix.ESRCH) {
 		t.Errorf("no such process: %v, want ESRCH", err)
 	}
 }
