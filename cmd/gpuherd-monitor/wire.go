@@ -14,6 +14,7 @@ import (
 	"gpuherd/generator/gpu"
 	"gpuherd/generator/version"
 	"gpuherd/monitor/bus"
+	"gpuherd/monitor/exits"
 	"gpuherd/monitor/fleet"
 	"gpuherd/monitor/gpuhealth"
 	"gpuherd/monitor/journal"
@@ -97,7 +98,14 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 		machine = machineStatus(conf, host, client, log)
 		sinks = append(sinks, machine.Push)
 	}
-	herd := state.NewHerd(state.Tee(sinks...), time.Now)
+	var herd *state.Herd
+	ends, err := exits.New(func(unit string, pid uint32, atUS int64) { herd.Ended(unit, pid, atUS) }, log)
+	if err != nil {
+		log.Warn("the ends of main processes are told once systemd tells them", "error", err)
+	} else {
+		sinks = append(sinks, ends.Push)
+	}
+	herd = state.NewHerd(state.Tee(sinks...), time.Now)
 	past := journal.NewBackfill(herd, (&journal.Journal{BootID: bootID}).Since, kept(stateDir, bootID, log), log)
 	toRedis.From(past)
 	keeper := &relay.Keeper{Relay: toRedis, Dir: stateDir, Log: log}
@@ -135,6 +143,9 @@ func wire(conf *config.Config, stateDir string, log *slog.Logger) (*monitor, err
 			&gpuhealth.Hardware{Root: "/", Container: config.IsContainer("/", os.Environ()), Log: log},
 			server,
 		},
+	}
+	if ends != nil {
+		m.tasks = append(m.tasks, ends)
 	}
 	if machine != nil {
 		server.Machine = machine

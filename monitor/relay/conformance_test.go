@@ -108,6 +108,29 @@ func messages(t *testing.T, d *redistest.Deployment) {
 	m.herd.Sync([]state.Observation{m.at("w@0.service", "active", "running", 1), m.at("w@1.service", "active", "running", 1)}, "connected")
 	m.run()
 	m.drained()
+	var types []string
+	next := func() {
+		msg, err := sub.ReceiveMessage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var e struct {
+			BootID string `json:"boot_id"`
+			Epoch  uint64
+			Seq    *uint64
+			AtUS   int64 `json:"at_us"`
+			Type   string
+			Data   map[string]any
+		}
+		if err := json.Unmarshal([]byte(msg.Payload), &e); err != nil || e.BootID != bootA || e.Epoch != 3 || e.Seq == nil || e.AtUS == 0 || e.Data == nil {
+			t.Errorf("message %s: %v", msg.Payload, err)
+		}
+		types = append(types, e.Type)
+	}
+	m.herd.Ended("w@0.service", m.herd.Units()[0].PID, 1)
+	for range 3 { // before systemd says so, it is told
+		next()
+	}
 	m.herd.Observe(m.at("w@0.service", "failed", "failed", 1))
 	o := m.at("w@0.service", "active", "running", 2)
 	m.herd.Observe(o)
@@ -162,27 +185,11 @@ func messages(t *testing.T, d *redistest.Deployment) {
 		t.Errorf("events at the end (-want +got):\n%s", diff)
 	}
 
-	// The channel had the same, and the status besides.
-	var types []string
-	for range len(all) + 1 {
-		msg, err := sub.ReceiveMessage(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		var e struct {
-			BootID string `json:"boot_id"`
-			Epoch  uint64
-			Seq    uint64
-			AtUS   int64 `json:"at_us"`
-			Type   string
-			Data   map[string]any
-		}
-		if err := json.Unmarshal([]byte(msg.Payload), &e); err != nil || e.BootID != bootA || e.Epoch != 3 || e.Seq == 0 || e.AtUS == 0 || e.Data == nil {
-			t.Errorf("message %s: %v", msg.Payload, err)
-		}
-		types = append(types, e.Type)
+	// The channel had the same, and the hints besides.
+	for len(types) < len(all)+2 {
+		next()
 	}
-	if diff := cmp.Diff([]string{"host", "snapshot", "unit", "unit", "status", "gpu", "gpu", "host"}, types); diff != "" {
+	if diff := cmp.Diff([]string{"host", "snapshot", "exit", "unit", "unit", "status", "gpu", "gpu", "host"}, types); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
 	}
 }

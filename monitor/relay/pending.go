@@ -15,13 +15,16 @@ type pending struct {
 	units    map[string]*state.Unit // nil: to be dropped
 	gpus     []state.GPU
 	gpusSet  bool
-	hints    map[string]state.Event // of type status, the latest by unit
+	hints    map[hint]state.Event // the latest of each kind
 
 	dropped uint64 // events dropped since the start
 }
 
+// A hint is what hints of one kind are about.
+type hint struct{ kind, unit string }
+
 func newPending(capacity int) pending {
-	return pending{capacity: capacity, units: map[string]*state.Unit{}, hints: map[string]state.Event{}}
+	return pending{capacity: capacity, units: map[string]*state.Unit{}, hints: map[hint]state.Event{}}
 }
 
 func (p *pending) len() int { return len(p.events) }
@@ -46,7 +49,13 @@ func (p *pending) add(d state.Delta) {
 	}
 	for _, h := range d.Hints {
 		if e, ok := h.Data.(*state.UnitEvent); ok {
-			p.hints[e.Name] = h
+			p.hints[hint{h.Type, e.Name}] = h
+		}
+	}
+	// What was to be told before systemd's own word is of no use after it.
+	for i := range d.Events {
+		if e, ok := d.Events[i].Data.(*state.UnitEvent); ok {
+			delete(p.hints, hint{state.TypeExit, e.Name})
 		}
 	}
 	p.events = append(p.events, d.Events...)

@@ -1,10 +1,14 @@
 package relay
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"gpuherd/monitor/state"
 )
@@ -60,12 +64,45 @@ func TestRequeue(t *testing.T) {
 			p := newPending(10)
 			p.events, p.dropped = tt.queued, 100
 			p.requeue(tt.flight, tt.has, tt.acked, 1)
-			if diff := cmp.Diff(tt.want, numbers(p.events)); diff != "" {
+			if diff := gocmp.Diff(tt.want, numbers(p.events)); diff != "" {
 				t.Errorf("what waits (-want +got):\n%s", diff)
 			}
 			if p.dropped != tt.dropped {
 				t.Errorf("%d count as dropped, want %d", p.dropped, tt.dropped)
 			}
 		})
+	}
+}
+
+// The end of a process is told at once, and not after systemd's own word; a
+// status may wait, and takes no end's place.
+func TestHints(t *testing.T) {
+	t.Parallel()
+	about := func(kind, unit string) state.Event {
+		return state.Event{Type: kind, Data: &state.UnitEvent{Unit: state.Unit{Name: unit}}}
+	}
+	p := newPending(10)
+	for _, tt := range []struct {
+		name   string
+		delta  state.Delta
+		urgent bool
+		want   []hint
+	}{
+		{"a status", state.Delta{Hints: []state.Event{about("status", "a.service")}}, false, []hint{{"status", "a.service"}}},
+		{"an end", state.Delta{Hints: []state.Event{about("exit", "a.service"), about("exit", "b.service")}}, true,
+			[]hint{{"exit", "a.service"}, {"exit", "b.service"}, {"status", "a.service"}}},
+		{"a failure", state.Delta{Events: []state.Event{about("unit", "a.service")}}, true, []hint{{"exit", "b.service"}, {"status", "a.service"}}},
+		{"a figure", state.Delta{Units: []state.Unit{{Name: "b.service"}}}, false, []hint{{"exit", "b.service"}, {"status", "a.service"}}},
+	} {
+		p.add(tt.delta)
+		got := slices.SortedFunc(maps.Keys(p.hints), func(a, b hint) int {
+			return cmp.Or(strings.Compare(a.kind, b.kind), strings.Compare(a.unit, b.unit))
+		})
+		if diff := gocmp.Diff(tt.want, got, gocmp.AllowUnexported(hint{})); diff != "" {
+			t.Errorf("%s: what waits (-want +got):\n%s", tt.name, diff)
+		}
+		if got := urgent(tt.delta); got != tt.urgent {
+			t.Errorf("%s: urgent is %v", tt.name, got)
+		}
 	}
 }

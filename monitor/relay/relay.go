@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -36,7 +37,7 @@ const (
 	farewell       = 3 * time.Second // for the last batches at the end
 	reassertEvery  = 5 * time.Minute // about; what a stranger deleted comes back
 
-	// lazily is how long a change without an event waits for others: a unit may
+	// lazily is how long a change that is not urgent waits for others: a unit may
 	// tell another STATUS= a thousand times a second.
 	lazily = 20 * time.Millisecond
 
@@ -120,8 +121,8 @@ type Relay struct {
 	channel string
 	started int64
 
-	wake chan struct{} // events wait
-	lazy chan struct{} // changes without an event do
+	wake chan struct{} // what is urgent waits
+	lazy chan struct{} // other changes do
 
 	mu      sync.Mutex
 	pending pending
@@ -201,13 +202,18 @@ func (r *Relay) Push(d state.Delta) {
 	r.pending.add(d)
 	r.mu.Unlock()
 	to := r.lazy
-	if len(d.Events) > 0 {
+	if urgent(d) {
 		to = r.wake
 	}
 	select {
 	case to <- struct{}{}:
 	default:
 	}
+}
+
+// urgent reports whether somebody waits for what d tells.
+func urgent(d state.Delta) bool {
+	return len(d.Events) > 0 || slices.ContainsFunc(d.Hints, func(h state.Event) bool { return h.Type == state.TypeExit })
 }
 
 // Ready returns nil while Redis takes what is written.

@@ -8,6 +8,7 @@ const (
 	TypeHost     = "host"     // the monitor came or went; data is a HostEvent
 	TypeGap      = "gap"      // events were lost; data is a GapEvent
 	TypeStatus   = "status"   // on the channel only: a STATUS= text changed; data is a UnitEvent
+	TypeExit     = "exit"     // on the channel only: a main process ended; data is a UnitEvent
 )
 
 // Phases of a unit, the field `event` of a UnitEvent. An event of type unit
@@ -26,6 +27,7 @@ const (
 	Stopped  = "stopped"  // inactive: it ended well, or was stopped
 	Failed   = "failed"   // failed, whether it is restarted or not
 	Status   = "status"   // no phase: the STATUS= text changed (channel only)
+	Exited   = "exited"   // no phase: the main process ended, and systemd has not said so yet (channel only)
 )
 
 // An Event is one entry of the event stream.
@@ -36,8 +38,8 @@ type Event struct {
 	Data any // one of the …Event types, by value of Type
 }
 
-// A UnitEvent is the data of an event of type unit or status: the unit as it
-// was then. In failed and stopped, pid is that of the main process that ended,
+// A UnitEvent is the data of an event of type unit, status or exit: the unit as
+// it was then; in exited as systemd had told it last, with the pid that ended. In failed and stopped, pid is that of the main process that ended,
 // and restarts does not count the start that follows.
 type UnitEvent struct {
 	Unit

@@ -277,6 +277,18 @@ func (h *Herd) Use(figures map[string]Figures) {
 	h.send(d)
 }
 
+// Ended takes that a main process has ended, from who knows it before systemd
+// says so. It makes a hint, and none where systemd was faster.
+func (h *Herd) Ended(name string, pid uint32, atUS int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m, ok := h.units[name]
+	if !ok || pid == 0 || m.unit.PID != pid {
+		return
+	}
+	h.send(Delta{Hints: []Event{{Seq: m.unit.Seq, AtUS: atUS, Type: TypeExit, Data: &UnitEvent{Unit: m.unit, Event: Exited}}}})
+}
+
 // Snapshot sends everything, with an event of type snapshot.
 func (h *Herd) Snapshot(reason string) {
 	h.mu.Lock()

@@ -338,3 +338,32 @@ func TestStatusTextIsBounded(t *testing.T) {
 		t.Errorf("short became %q", got)
 	}
 }
+
+// The end of a main process is a hint with the unit as it was told last, and
+// none once systemd has told more.
+func TestEnded(t *testing.T) {
+	t.Parallel()
+	h, told := newHerd()
+	h.Sync([]Observation{in("active/running", "1")}, "connected")
+	told.deltas = nil
+	h.Ended("a.service", 8, 5) // an earlier one
+	h.Ended("b.service", 9, 5) // not of the herd
+	h.Ended("a.service", 0, 5) // none
+	if len(told.deltas) != 0 {
+		t.Errorf("told %+v", told.deltas)
+	}
+	h.Ended("a.service", 9, 5)
+	want := []Delta{{Hints: []Event{{AtUS: 5, Type: TypeExit, Data: &UnitEvent{Unit: h.Units()[0], Event: Exited}}}}}
+	if diff := cmp.Diff(want, told.deltas); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+	if u := h.Units()[0]; u.PID != 9 || u.Active != "active" {
+		t.Errorf("the unit is %+v, but systemd has told nothing", u)
+	}
+	told.deltas = nil
+	h.Observe(in("failed/failed", "1"))
+	h.Ended("a.service", 9, 5)
+	if len(told.deltas) != 1 || len(told.deltas[0].Hints) != 0 {
+		t.Errorf("systemd was faster, but told %+v", told.deltas)
+	}
+}

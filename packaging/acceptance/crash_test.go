@@ -4,6 +4,8 @@ package acceptance
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"gpuherd/monitor/state"
@@ -59,6 +62,56 @@ func TestKilled(t *testing.T) {
 	if got := answerOf(t, job).Invocation; got != after.Invocation {
 		t.Errorf("the job was finished by invocation %s, want the successor's %s (before: %s)", got, after.Invocation, before.Invocation)
 	}
+}
+
+// Who listens on the channel hears of the end of a worker's process before
+// systemd has said so, and never after it.
+func TestEndIsTold(t *testing.T) {
+	const tries = 20 // on a busy machine systemd may be faster
+	h := open(t)
+	worker := h.workers()[0]
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	sub := h.redis.db.Subscribe(ctx, h.redis.key("notify"))
+	defer sub.Close()
+	if _, err := sub.Receive(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range tries {
+		before := h.kill(worker)
+		var told []string
+		for running := false; !running; {
+			m, err := sub.ReceiveMessage(ctx)
+			if err != nil {
+				t.Fatalf("after %v: %v", told, err)
+			}
+			var e struct {
+				Type string
+				Data state.UnitEvent
+			}
+			if err := json.Unmarshal([]byte(m.Payload), &e); err != nil {
+				t.Fatalf("%s: %v", m.Payload, err)
+			}
+			if e.Data.Name != worker || e.Type == state.TypeStatus {
+				continue
+			}
+			if e.Type == state.TypeExit && e.Data.PID != before.PID {
+				t.Errorf("the end of %d was told, killed was %d", e.Data.PID, before.PID)
+			}
+			told = append(told, e.Type+" "+e.Data.Event)
+			running = e.Data.Event == state.Running
+		}
+		h.healthy()
+		known := []string{"unit failed", "unit starting", "unit running"}
+		if slices.Equal(told, known) {
+			continue
+		}
+		if diff := cmp.Diff(append([]string{"exit exited"}, known...), told); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+		return
+	}
+	t.Errorf("of %d ends none was told before systemd told it", tries)
 }
 
 // A job that takes too much memory is killed by the kernel at the limit of its

@@ -16,8 +16,9 @@ const workers = 64
 type change int
 
 const (
-	other change = iota
-	crashed
+	other  change = iota
+	ended         // its process has
+	failed        // and so it has failed, with the exit code
 	running
 )
 
@@ -31,8 +32,10 @@ type supervisor interface {
 	told(payload string) (worker int, what change, err error)
 }
 
-// crashTimes are the times from SIGKILL to the arrival of a message.
-type crashTimes struct{ crash, restart []time.Duration }
+// crashTimes are the times from SIGKILL to the arrival of a message: the first
+// that tells the end of the process, the one that tells the failure (of whoever
+// tells both), and the one that tells the next run.
+type crashTimes struct{ crash, failure, restart []time.Duration }
 
 // timeCrashes kills workers of each supervisor in turn, in the same run on the
 // same machine, and times the messages at one subscriber.
@@ -51,37 +54,43 @@ func timeCrashes(ctx context.Context, db *redis.Client, kills int, peers ...supe
 	}
 	for n := range kills {
 		for i, p := range peers {
-			crash, restart, err := timeCrash(ctx, subscription, p, n%workers)
+			t, err := timeCrash(ctx, subscription, p, n%workers)
 			if err != nil {
 				return nil, fmt.Errorf("%s, kill %d: %w", p.name(), n+1, err)
 			}
 			if n >= 2 { // the first kills only warm the caches
-				times[i].crash, times[i].restart = append(times[i].crash, crash), append(times[i].restart, restart)
+				times[i].crash, times[i].restart = append(times[i].crash, t.crash), append(times[i].restart, t.restart)
+				if t.failure != 0 {
+					times[i].failure = append(times[i].failure, t.failure)
+				}
 			}
 		}
 	}
 	return times, nil
 }
 
-// timeCrash kills one worker and waits until both messages are there.
-func timeCrash(ctx context.Context, subscription *redis.PubSub, p supervisor, worker int) (crash, restart time.Duration, err error) {
+// A crash is what one kill took.
+type crash struct{ crash, failure, restart time.Duration }
+
+// timeCrash kills one worker and waits until it is told to run again.
+func timeCrash(ctx context.Context, subscription *redis.PubSub, p supervisor, worker int) (t crash, err error) {
 	if err := drain(ctx, subscription); err != nil {
-		return 0, 0, err
+		return t, err
 	}
 	pid, err := p.victim(worker)
 	if err != nil {
-		return 0, 0, fmt.Errorf("cannot find worker %d: %w", worker, err)
+		return t, fmt.Errorf("cannot find worker %d: %w", worker, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	begin := time.Now()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		return 0, 0, fmt.Errorf("cannot kill worker %d: %w", worker, err)
+		return t, fmt.Errorf("cannot kill worker %d: %w", worker, err)
 	}
-	for crash == 0 || restart == 0 {
+	for t.restart == 0 {
 		message, err := subscription.ReceiveMessage(ctx)
 		if err != nil {
-			return 0, 0, fmt.Errorf("no message of worker %d (crash after %v, restart after %v): %w", worker, crash, restart, err)
+			return t, fmt.Errorf("no message that worker %d runs (its end was told after %v): %w", worker, t.crash, err)
 		}
 		took := time.Since(begin)
 		if message.Channel != p.channel() {
@@ -89,17 +98,22 @@ func timeCrash(ctx context.Context, subscription *redis.PubSub, p supervisor, wo
 		}
 		about, what, err := p.told(message.Payload)
 		if err != nil {
-			return 0, 0, err
+			return t, err
 		}
-		switch {
-		case about != worker:
-		case what == crashed && crash == 0:
-			crash = took
-		case what == running && crash != 0 && restart == 0:
-			restart = took
+		if about != worker {
+			continue
+		}
+		if (what == ended || what == failed) && t.crash == 0 {
+			t.crash = took
+		}
+		if what == failed {
+			t.failure = took
+		}
+		if what == running && t.crash != 0 {
+			t.restart = took
 		}
 	}
-	return crash, restart, nil
+	return t, nil
 }
 
 // drain reads what is left of earlier kills, until it has been quiet for long

@@ -186,13 +186,15 @@ func (h *herd) told(payload string) (worker int, what change, err error) {
 	if err := json.Unmarshal([]byte(payload), &m); err != nil {
 		return 0, other, fmt.Errorf("cannot read %q: %w", payload, err)
 	}
-	if m.Type != state.TypeUnit || m.Data.Service != "bench" || m.Data.GPU == nil {
+	if m.Type != state.TypeUnit && m.Type != state.TypeExit || m.Data.Service != "bench" || m.Data.GPU == nil {
 		return -1, other, nil
 	}
 	worker = *m.Data.GPU
 	switch m.Data.Event {
+	case state.Exited:
+		what = ended
 	case state.Failed:
-		what = crashed
+		what = failed
 	case state.Running:
 		what = running
 		h.pids[m.Data.Name] = int(m.Data.PID)

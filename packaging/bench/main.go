@@ -169,6 +169,9 @@ func benchCrashes(ctx context.Context, r *result, db *redis.Client, ours *herd, 
 	for i, s := range []supervisor{ours, theirs} {
 		note := fmt.Sprintf("%d kills in turn, %d workers", len(times[i].crash), workers)
 		r.addTimes(s.name()+": SIGKILL → crash told", times[i].crash, note)
+		if len(times[i].failure) > 0 {
+			r.addTimes(s.name()+": SIGKILL → failure told", times[i].failure, "as systemd told it, with the exit code")
+		}
 		r.addTimes(s.name()+": SIGKILL → running told", times[i].restart, note)
 	}
 	for _, p := range []int{50, 99} {
@@ -176,6 +179,7 @@ func benchCrashes(ctx context.Context, r *result, db *redis.Client, ours *herd, 
 			return float64(percentile(ours, p)) / float64(percentile(theirs, p))
 		}
 		r.add(figure{Name: fmt.Sprintf("SIGKILL → crash told: ratio to PM2, p%d", p), Value: ratio(times[0].crash, times[1].crash), Goal: 1})
+		r.add(figure{Name: fmt.Sprintf("SIGKILL → failure told: ratio to PM2's crash, p%d", p), Value: ratio(times[0].failure, times[1].crash)})
 		r.add(figure{Name: fmt.Sprintf("SIGKILL → running told: ratio to PM2, p%d", p), Value: ratio(times[0].restart, times[1].restart), Goal: 1})
 	}
 	return addMemory(ctx, r, ours, theirs)

@@ -147,7 +147,7 @@ func (p *pm2) told(payload string) (worker int, what change, err error) {
 	worker, err = strconv.Atoi(strings.TrimPrefix(m.Name, "victim"))
 	switch m.Event {
 	case "exit":
-		what = crashed
+		what = ended
 	case "online":
 		what = running
 	}
