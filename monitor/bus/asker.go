@@ -202,6 +202,9 @@ func opened(frame []byte) (frameReader, error) {
 	if strings.HasPrefix(h.sign, "s") {
 		refused.Body = []any{r.string()}
 	}
+	if absent(refused) {
+		return r, fmt.Errorf("%w: %s", ErrCut, refused.Error()) // of no unit, so it is no refusal
+	}
 	return r, refused
 }
 
