@@ -56,6 +56,15 @@ func (a *app) glance(ctx context.Context, words []string, all bool) ([]worker, e
 	if a.remote != "" { // its sockets and its cgroup files are not here
 		return a.herd(ctx, words, all)
 	}
+	workers, err := a.view(ctx, words, all)
+	if errors.Is(err, bus.ErrCut) || errors.Is(err, errors.ErrUnsupported) {
+		return a.herd(ctx, words, all)
+	}
+	return workers, err
+}
+
+// view is glance, for which a View has to be possible here.
+func (a *app) view(ctx context.Context, words []string, all bool) ([]worker, error) {
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
 	private := bus.Private
@@ -63,9 +72,6 @@ func (a *app) glance(ctx context.Context, words []string, all bool) ([]worker, e
 		private = ""
 	}
 	view, err := bus.OpenView(ctx, private)
-	if errors.Is(err, errors.ErrUnsupported) {
-		return a.herd(ctx, words, all)
-	}
 	if err != nil {
 		return nil, a.noSystemd(err)
 	}

@@ -77,6 +77,14 @@ func (a *asker) why(err error) error {
 	return err
 }
 
+// cut is why for what happens on the way.
+func (a *asker) cut(err error) error {
+	if err != nil && a.ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", ErrCut, err)
+	}
+	return a.why(err)
+}
+
 // due is how many answers have yet to be read.
 func (a *asker) due() int { return int(a.serial - a.read) }
 
@@ -132,7 +140,7 @@ func (a *asker) begin(to string, path dbus.ObjectPath, iface, member, sign strin
 func (a *asker) send() error {
 	_, err := a.conn.Write(a.out)
 	a.out = a.out[:0]
-	return a.why(err)
+	return a.cut(err)
 }
 
 // answer reads the answer to the oldest question that has none yet; the reader
@@ -146,7 +154,7 @@ func (a *asker) answer() (frameReader, error) {
 	}
 	for {
 		if err := a.readFrame(); err != nil {
-			return frameReader{}, a.why(err)
+			return frameReader{}, a.cut(err)
 		}
 		r, h := openFrame(a.frame)
 		switch {
@@ -193,6 +201,9 @@ func opened(frame []byte) (frameReader, error) {
 	refused := dbus.Error{Name: h.texts[fieldError]}
 	if strings.HasPrefix(h.sign, "s") {
 		refused.Body = []any{r.string()}
+	}
+	if absent(refused) {
+		return r, fmt.Errorf("%w: %s", ErrCut, refused.Error()) // of no unit, so it is no refusal
 	}
 	return r, refused
 }

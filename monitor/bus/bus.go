@@ -245,8 +245,7 @@ func (c *Conn) Herd(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.times.call)
 	defer cancel()
 	var v dbus.Variant
-	err := c.bus.Object(busName, UnitPath(c.opts.target)).
-		CallWithContext(ctx, propsIface+".Get", dbus.FlagNoAutoStart, unitIface, "Wants").Store(&v)
+	err := c.read(ctx, UnitPath(c.opts.target), propsIface+".Get", unitIface, "Wants").Store(&v)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read what %s wants: %w", c.opts.target, err)
 	}
@@ -294,8 +293,7 @@ func (c *Conn) observe(ctx context.Context, name string) (*state.Observation, er
 	var props map[string]dbus.Variant
 	// The empty interface means all of them, so that Unit and Service come
 	// from the same moment.
-	err := c.bus.Object(busName, UnitPath(name)).
-		CallWithContext(ctx, propsIface+".GetAll", dbus.FlagNoAutoStart, "").Store(&props)
+	err := c.read(ctx, UnitPath(name), propsIface+".GetAll", "").Store(&props)
 	if err != nil {
 		var e dbus.Error
 		if errors.As(err, &e) && (e.Name == "org.freedesktop.DBus.Error.UnknownObject" || e.Name == "org.freedesktop.systemd1.NoSuchUnit") {

@@ -16,6 +16,10 @@ import (
 // Private is the socket where systemd answers root without a bus between.
 const Private = "/run/systemd/private"
 
+// ErrCut is what a View returns whose connection ended early: as systemd's own
+// do when it re-executes itself, and those of a bus that is restarted.
+var ErrCut = errors.New("the connection was cut")
+
 // A View is a look at the herd for eyes: what a table has a column for, in a
 // tenth of the time that a Conn takes for all there is to know. It is over when
 // the context ends that it was opened with. Its methods may not be called

@@ -3,6 +3,9 @@ package bus_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -97,6 +100,31 @@ func TestGlance(t *testing.T) {
 			}
 			return err != nil
 		})
+	})
+	t.Run("cut", func(t *testing.T) {
+		socket := filepath.Join(t.TempDir(), "private")
+		listener, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		go func() { // systemd goes away after the first question
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = io.WriteString(conn, "OK 00\r\n")
+			_, _ = io.CopyN(io.Discard, conn, 200)
+		}()
+		view, err := bus.OpenView(t.Context(), socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer view.Close()
+		if _, err := view.Herd(); !errors.Is(err, bus.ErrCut) {
+			t.Errorf("it says %v, want ErrCut", err)
+		}
 	})
 	for name, address := range map[string]string{"nothing there": "unix:path=/nowhere", "no socket": "tcp:host=127.0.0.1,port=1"} {
 		if _, err := bus.OpenView(t.Context(), "", bus.WithAddress(address)); err == nil || errors.Is(err, errors.ErrUnsupported) != (name == "no socket") {

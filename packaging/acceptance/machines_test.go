@@ -63,7 +63,7 @@ type hardware struct {
 // has. They run there, where processes are fast.
 var inContainers = []string{
 	"TestContainer", "TestDropInShows", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined", "TestGPUsAreTold",
-	"TestKilled", "TestEndIsTold", "TestMonitorKilled", "TestRedisAway", "TestBackfilled", "TestReloadUnderLoad", "TestBrokenServiceFile",
+	"TestKilled", "TestEndIsTold", "TestMonitorKilled", "TestRedisAway", "TestBackfilled", "TestReloadUnderLoad", "TestListDuringReexec", "TestBrokenServiceFile",
 	"TestConfigurationErrorsFail", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -17,6 +18,39 @@ import (
 
 	"gpuherd/monitor/state"
 )
+
+// systemd cuts its own connections when it re-executes itself. `gpuherd list`
+// waits for it, then, and fails no more than it does while nothing happens.
+func TestListDuringReexec(t *testing.T) {
+	const reexecs = 5
+	h := open(t)
+	workers := h.workers()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for range reexecs {
+			if out, err := exec.Command("systemctl", "daemon-reexec").CombinedOutput(); err != nil {
+				t.Errorf("systemctl daemon-reexec: %v: %s", err, out)
+			}
+		}
+	}()
+	lists := 0
+	for going := true; going; lists++ {
+		out := h.gpuherd(0, "list")
+		for _, worker := range workers {
+			if name := strings.TrimSuffix(worker, ".service"); !strings.Contains(out, name) {
+				t.Errorf("%s is missing:\n%s", name, out)
+			}
+		}
+		select {
+		case <-over:
+			going = false
+		default:
+		}
+	}
+	t.Logf("%d lists during %d re-executions", lists, reexecs)
+	h.healthy()
+}
 
 // systemctl daemon-reload during load changes nothing: no worker restarts, no
 // event is made up, the generator writes the same bytes, and every job is done.
