@@ -260,6 +260,22 @@ func (c *Consumer) block() time.Duration {
 	return block
 }
 
+// breath returns how long to do nothing after a wait that brought nothing.
+func (c *Consumer) breath() time.Duration { return rand.N(c.q.opts.Block/100 + 1) }
+
+// pause lets others go first. Redis ends waits that are over only when it is
+// awake, and mostly it is the next job that wakes it: the end of all those waits
+// goes out with the job, and were they all to ask again at once, the one who
+// has the job would have to wait for them before it can begin.
+func (c *Consumer) pause(ctx context.Context) {
+	t := time.NewTimer(c.breath())
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
 // wait blocks until an entry comes. The three streams were empty a moment ago:
 // should two get one in between, Redis gives both, and the later is put back.
 func (c *Consumer) wait(ctx context.Context) error {
@@ -272,6 +288,7 @@ func (c *Consumer) wait(ctx context.Context) error {
 		Streams: append(c.q.shared[:3:3], ">", ">", ">"),
 	}).Result()
 	if errors.Is(err, redis.Nil) {
+		c.pause(ctx)
 		return nil
 	}
 	if err != nil {

@@ -74,7 +74,7 @@ const (
 // Options of a queue. The zero value has the defaults.
 type Options struct {
 	Lease       time.Duration // how long a claim holds without renewal: 30 s
-	Block       time.Duration // how long Claim waits for an entry, or up to a quarter less: 1.5 s, as a read cannot be taken back
+	Block       time.Duration // how long Claim waits for an entry, or up to a quarter less: 1.5 s, as a read cannot be taken back; then it pauses for up to a hundredth of it
 	MaxAttempts int           // of a job that does not say: 3
 	ResultTTL   time.Duration // how long a job's hash stays once it has ended: 24 h
 
