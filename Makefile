@@ -159,6 +159,8 @@ lay:
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/prometheus packaging/prometheus/gpuherd.rules.yml
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/grafana packaging/grafana/gpuherd.json
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/journald packaging/journald/gpuherd.conf
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/apparmor packaging/apparmor/gpuherd-monitor
+	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/selinux packaging/selinux/gpuherd.cil
 	@install -D -m 0644 -t $(DESTDIR)/usr/share/gpuherd/redis packaging/redis/*.rights
 	@install -D -m 0644 -t $(DESTDIR)/usr/lib/systemd/system-preset packaging/preset/50-gpuherd.preset
 	@install -d -m 0755 $(COMPLETIONS:%=$(DESTDIR)/usr/share/%)

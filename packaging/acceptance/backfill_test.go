@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -338,4 +339,22 @@ func told(lines []string, ended map[string]bool, stopping map[string]int, u stat
 		line += fmt.Sprintf(" %s/%d", u.ExitCode, u.ExitStatus)
 	}
 	return append(lines, line)
+}
+
+// readBack waits until the monitor says that it has read back from the journal,
+// and fails where that did not tell all.
+func (h *herd) readBack(since time.Time) {
+	h.t.Helper()
+	var said string
+	eventually(h.t, "the monitor reads from the journal", func() error {
+		stdout, stderr, _ := run(h.t, "journalctl", "--output=cat", "--no-pager", "-u", monitorUnit, fmt.Sprintf("--since=@%d", since.Unix()))
+		if !strings.Contains(stdout, "read back from the journal") {
+			return fmt.Errorf("it says\n%s%s", stdout, stderr)
+		}
+		said = stdout
+		return nil
+	})
+	if strings.Contains(said, "the journal does not tell") {
+		h.t.Errorf("it says\n%s", said)
+	}
 }

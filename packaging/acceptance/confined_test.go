@@ -115,14 +115,20 @@ func try() map[string]string {
 	}
 	tried := map[string]string{}
 	for what, err := range errs {
-		tried[what] = ""
-		if err == nil {
-			continue
-		}
-		var errno syscall.Errno
-		if tried[what] = err.Error(); errors.As(err, &errno) {
-			tried[what] = unix.ErrnoName(errno)
-		}
+		tried[what] = errnoName(err)
 	}
 	return tried
+}
+
+// errnoName is the name of the system's error that err wraps, such as EPERM,
+// else err itself; "" where there is none.
+func errnoName(err error) string {
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &errno):
+		return unix.ErrnoName(errno)
+	}
+	return err.Error()
 }

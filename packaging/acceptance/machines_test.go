@@ -74,6 +74,22 @@ var working = []string{
 	"TestUnfitGPU", "TestWorkersBeginAnew",
 }
 
+// underAppArmor puts the monitor's profile in force, alone: Debian's hundred
+// others would cost the boot seconds. NVML reads its scenario, which is no file
+// of NVIDIA's.
+const underAppArmor = `find /etc/apparmor.d -maxdepth 1 -type f -delete
+ln -s /usr/share/gpuherd/apparmor/gpuherd-monitor /etc/apparmor.d/
+echo '` + nvmltest.ScenarioPath + ` r,' >/etc/apparmor.d/local/gpuherd-monitor
+`
+
+// underSELinux installs our module and labels the files, of which an image has
+// none labelled. The test makes SELinux enforce: before, it would keep the
+// machine, whose agent and outputs are files of the host, from booting.
+const underSELinux = `semodule --noreload --install=/usr/share/gpuherd/selinux/gpuherd.cil
+setfiles -F -q /etc/selinux/default/contexts/files/file_contexts /usr /etc /var /root /opt /bin /sbin /lib*
+chcon -h system_u:object_r:root_t:s0 /
+`
+
 // withGPUs is the configuration of a machine with GPUs, on which probes run.
 const withGPUs = "[Service redis-worker]\nEnabled=no\n"
 
@@ -120,6 +136,19 @@ func settings() []setting {
 				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
 					Env: map[string]string{"NUM_GPUS": "2"}, KernelArgs: []string{"gpuherd.simulate=yes"}},
 				tests: []string{"TestBoot", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestEndIsTold", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined"},
+			},
+			// All that the monitor does, under its profile.
+			setting{
+				name: "apparmor-" + string(suite),
+				long: suite == machine.Bookworm,
+				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 2 << 30, Packages: []string{"apparmor"},
+					// Nothing of the kernel's log may be left out.
+					KernelArgs: []string{"security=apparmor", "sysctl.kernel.printk_ratelimit=0"},
+					Early:      underAppArmor},
+				conf:     withGPUs,
+				hardware: &hardware{few(), "whole"},
+				tests:    []string{"TestMonitorUnderAppArmor", "TestUnitsAreMeasured", "TestAppArmorDenies"},
+				after:    noDenials,
 			},
 			setting{
 				name: "container-" + string(suite),
@@ -208,6 +237,15 @@ func settings() []setting {
 			})
 	}
 	return append(all, setting{
+		name: "selinux",
+		long: true,
+		config: machine.Config{Backend: machine.UML, Suite: machine.Trixie, Memory: 2 << 30,
+			Packages:   []string{"selinux-policy-default", "selinux-utils", "policycoreutils"},
+			KernelArgs: []string{"security=selinux", "enforcing=0", "sysctl.kernel.printk_ratelimit=0", "gpuherd.simulate=yes"},
+			Env:        map[string]string{"NUM_GPUS": "2"},
+			Early:      underSELinux},
+		tests: []string{"TestUnderSELinux"},
+	}, setting{
 		name: "documented",
 		config: machine.Config{Backend: machine.Nspawn, Suite: machine.Trixie, Hostname: "gpu-1",
 			Env: map[string]string{"NUM_GPUS": "4"}},
@@ -385,7 +423,7 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 	}
 	if s.hardware != nil {
 		s.config.Trees = append(s.config.Trees, layHardware(t, s.hardware, program, libraries))
-		s.config.Early = program + " hardware\n"
+		s.config.Early += program + " hardware\n"
 	}
 	if s.pm2 {
 		s.config.Trees = append(s.config.Trees, layPM2(t))
@@ -433,6 +471,28 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 	if t.Failed() {
 		m.Report(log)
 		t.Logf("%s\n%s", out.rest.String(), log)
+	}
+}
+
+// noDenials fails where AppArmor has denied the monitor anything. Denials that
+// TestAppArmorDenies saw show that they are told.
+func noDenials(t *testing.T, m *machine.Machine) {
+	var log strings.Builder
+	if status, err := m.Run(t.Context(), []string{"dmesg"}, &log, &log); status != 0 || err != nil {
+		t.Fatalf("dmesg ended with %d: %v\n%s", status, err, &log)
+	}
+	attempts := 0
+	for line := range strings.Lines(log.String()) {
+		switch {
+		case !strings.Contains(line, `apparmor="DENIED"`):
+		case strings.Contains(line, `comm="attempts.so"`):
+			attempts++
+		default:
+			t.Error(strings.TrimSpace(line))
+		}
+	}
+	if attempts == 0 {
+		t.Errorf("the kernel tells of no denial at all:\n%s", &log)
 	}
 }
 

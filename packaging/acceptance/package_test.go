@@ -279,6 +279,7 @@ func TestPackage(t *testing.T) {
 	for _, worker := range workers {
 		workersBefore[worker] = h.mustUnit(worker)
 	}
+	profile, loaded := profileInForce(t)
 	since := time.Now()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -311,6 +312,9 @@ func TestPackage(t *testing.T) {
 	}
 	if _, err := os.Stat(mainConf + ".dpkg-dist"); err != nil {
 		t.Errorf("the new version's file is not beside it: %v", err)
+	}
+	if got, want := loaded(), "--replace --write-cache "+profile+"\n"; got != want {
+		t.Errorf("the upgrade called apparmor_parser with %q, want %q", got, want)
 	}
 	h.quiet(since)
 	h.gpuherd(0, "reload", "redis-worker", "--settle", "0s")
@@ -348,6 +352,10 @@ func TestPackage(t *testing.T) {
 	if data, err := os.ReadFile(mainConf); err != nil || string(data) != edited {
 		t.Errorf("removal changed the operator's %s (%v)", mainConf, err)
 	}
+	if _, err := os.Lstat(profile); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("removal left %s, which leads nowhere (%v)", profile, err)
+	}
+	_ = os.Remove(filepath.Dir(profile)) // unless others are there
 	if failed := h.failed(); len(failed) > 0 {
 		t.Errorf("failed after removal: %v", failed)
 	}
@@ -370,6 +378,42 @@ func TestPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.gone(before)
+}
+
+// profileInForce links the monitor's profile to where AppArmor would look, which
+// no container has; in its place are programs that note what they are called
+// with. It returns the link, and what gives the calls of apparmor_parser and
+// takes the programs away.
+func profileInForce(t *testing.T) (link string, loaded func() string) {
+	t.Helper()
+	const calls = "/run/apparmor_parser-calls"
+	programs := map[string]string{
+		"/usr/bin/aa-enabled":       "#!/bin/sh\n",
+		"/usr/sbin/apparmor_parser": "#!/bin/sh\necho \"$@\" >>" + calls + "\n",
+	}
+	link = "/etc/apparmor.d/gpuherd-monitor"
+	if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink("/usr/share/gpuherd/apparmor/gpuherd-monitor", link)); err != nil {
+		t.Fatal(err)
+	}
+	for path, script := range programs {
+		if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return link, func() string {
+		t.Helper()
+		data, err := os.ReadFile(calls)
+		if err != nil {
+			t.Error(err)
+		}
+		for path := range programs {
+			if err := os.Remove(path); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = os.Remove(calls) // none where nothing was called
+		return string(data)
+	}
 }
 
 // stopped waits until nothing of the herd runs.

@@ -117,6 +117,8 @@ func runAs(program string, args []string) (status int, is bool) {
 		err = runProbe(args[0])
 	case program == "given":
 		err = runGiven(args)
+	case program == "attempt" && len(args) == 2:
+		err = runAttempts(args[0], args[1])
 	case program == "listen" && len(args) > 0:
 		err = runListen(args[0])
 	default:

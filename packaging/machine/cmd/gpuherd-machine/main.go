@@ -74,6 +74,10 @@ func newFlags() (*flag.FlagSet, *machine.Config, *time.Duration) {
 	config := &machine.Config{Env: map[string]string{}, Log: os.Stderr}
 	flags.Func("backend", "`uml`, nspawn or host (default uml)", func(s string) error { config.Backend = machine.Backend(s); return nil })
 	flags.Func("suite", "`bookworm` or trixie (default bookworm)", func(s string) error { config.Suite = machine.Suite(s); return nil })
+	flags.Func("package", "`NAME` of a Debian package beside those that every machine has (repeatable)", func(s string) error {
+		config.Packages = append(config.Packages, s)
+		return nil
+	})
 	flags.Func("memory", "`SIZE` of the machine's memory, uml only (default 1500M)", func(s string) (err error) {
 		config.Memory, err = units.RAMInBytes(s)
 		return err

@@ -15,6 +15,7 @@ func TestExitStatus(t *testing.T) {
 		"help":            {[]string{"run", "--help"}, 0},
 		"bad environment": {[]string{"run", "--env", "A", "--", "true"}, exitUsage},
 		"bad memory":      {[]string{"run", "--memory", "much", "--", "true"}, exitUsage},
+		"bad package":     {[]string{"run", "--package", "A", "--", "true"}, exitFailed},
 		"no early script": {[]string{"run", "--early", "/none", "--", "true"}, exitUsage},
 		"unknown suite":   {[]string{"image", "potato"}, exitUsage},
 		"unknown backend": {[]string{"run", "--backend", "qemu", "--", "true"}, exitFailed},
