@@ -100,7 +100,7 @@ test-pages: dependencies ## look at the web pages in Chromium, which it installs
 	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
 	$(GO) test -tags browser -count=1 -v -run InABrowser ./cmd/gpuherd-monitor
 
-test-packages: package-dependencies ## build every package twice, from nothing, and compare and check them
+test-packages: package-dependencies ## build every package twice, from nothing, compare and check them, and run those of the other architecture by QEMU
 	$(GO) test -tags machine -timeout 60m -count=1 -v -run '^TestPackagesAreTheSame$$' ./packaging/acceptance -twice
 
 check: ## run the tests that need neither root nor a machine
