@@ -195,10 +195,11 @@ package: build package-tools ## make dist/: deb, rpm, tar.gz and bill of materia
 # images; the health check needs the format of docker's.
 ENGINE ?= $(shell command -v podman || command -v docker)
 IMAGE  ?= gpuherd
-container: ## make the container image IMAGE (default gpuherd) by podman or docker
+DEBIAN ?= trixie
+container: ## make the container image IMAGE (default gpuherd) of DEBIAN (default trixie) by podman or docker
 	@[ -n '$(ENGINE)' ] || { echo "container: neither podman nor docker is here" >&2; exit 1; }
 	@$(MAKE) --no-print-directory package ARCHES=$(HOSTARCH)
-	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker) -t $(IMAGE) -f packaging/container/Containerfile .
+	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker) --build-arg DEBIAN=$(DEBIAN) -t $(IMAGE) -f packaging/container/Containerfile .
 
 release: ## make dist/ for the tag at HEAD: packages, their sums and bill of materials, and NOTES.md
 	@case '$(VERSION)' in v[0-9]*-dirty | v[0-9]*-g*) false;; v[0-9]*.[0-9]*.[0-9]*) true;; *) false;; esac || \

@@ -205,6 +205,14 @@ func settings() []setting {
 				bare:   true,
 				tests:  []string{"TestPackageWithoutGPUs", "TestPackage", "TestPackageInterrupted"},
 				loud:   true,
+			},
+			setting{
+				name: "image-" + string(suite),
+				config: machine.Config{Backend: machine.Nspawn, Suite: suite, KernelArgs: []string{"gpuherd.simulate=yes"},
+					Env: map[string]string{"NUM_GPUS": "2", "MACHINE_ID": boxName, "HEALTH_PORT": "9733", "NVIDIA_VISIBLE_DEVICES": "void"}},
+				image: true,
+				tests: []string{"TestImageIsWell", "TestImageEnvironment", "TestImageHealth", "TestImagePassword"},
+				loud:  true,
 			})
 	}
 	return append(all, setting{
@@ -213,13 +221,6 @@ func settings() []setting {
 			Env: map[string]string{"NUM_GPUS": "4"}},
 		conf:  "[GPU]\nSimulate=yes\n",
 		tests: []string{"TestDocumentedCommands"},
-	}, setting{
-		name: "image",
-		config: machine.Config{Backend: machine.Nspawn, Suite: machine.Trixie, KernelArgs: []string{"gpuherd.simulate=yes"},
-			Env: map[string]string{"NUM_GPUS": "2", "MACHINE_ID": boxName, "HEALTH_PORT": "9733", "NVIDIA_VISIBLE_DEVICES": "void"}},
-		image: true,
-		tests: []string{"TestImageIsWell", "TestImageEnvironment", "TestImageHealth", "TestImagePassword"},
-		loud:  true,
 	})
 }
 
