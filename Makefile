@@ -100,7 +100,7 @@ test-pages: dependencies ## look at the web pages in Chromium, which it installs
 	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
 	$(GO) test -tags browser -count=1 -v -run InABrowser ./cmd/gpuherd-monitor
 
-test-packages: package-dependencies ## build every package twice, from nothing, and compare and check them
+test-packages: package-dependencies ## build every package twice, from nothing, compare and check them, and run those of the other architecture by QEMU
 	$(GO) test -tags machine -timeout 60m -count=1 -v -run '^TestPackagesAreTheSame$$' ./packaging/acceptance -twice
 
 check: ## run the tests that need neither root nor a machine
@@ -114,7 +114,7 @@ torture: dependencies ## run TORTURE jobs while workers and Redis are killed and
 	$(GO) test -timeout 0 -v -run '^TestTorture$$' ./cmd/redis-worker -torture $(TORTURE)
 
 lint: ## run golangci-lint
-	$(GO) run $(GOLANGCI) run ./...
+	$(GO) run $(GOLANGCI) run --build-tags machine,acceptance,browser ./...
 
 vulncheck: ## look for known vulnerabilities that our code reaches (asks vuln.go.dev)
 	$(GO) run $(GOVULNCHECK) ./...
@@ -197,10 +197,11 @@ package: build package-tools ## make dist/: deb, rpm, tar.gz and bill of materia
 # images; the health check needs the format of docker's.
 ENGINE ?= $(shell command -v podman || command -v docker)
 IMAGE  ?= gpuherd
-container: ## make the container image IMAGE (default gpuherd) by podman or docker
+DEBIAN ?= trixie
+container: ## make the container image IMAGE (default gpuherd) of DEBIAN (default trixie) by podman or docker
 	@[ -n '$(ENGINE)' ] || { echo "container: neither podman nor docker is here" >&2; exit 1; }
 	@$(MAKE) --no-print-directory package ARCHES=$(HOSTARCH)
-	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker) -t $(IMAGE) -f packaging/container/Containerfile .
+	$(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker) --build-arg DEBIAN=$(DEBIAN) -t $(IMAGE) -f packaging/container/Containerfile .
 
 release: ## make dist/ for the tag at HEAD: packages, their sums and bill of materials, and NOTES.md
 	@case '$(VERSION)' in v[0-9]*-dirty | v[0-9]*-g*) false;; v[0-9]*.[0-9]*.[0-9]*) true;; *) false;; esac || \

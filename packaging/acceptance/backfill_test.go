@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/dbus"
 	"github.com/google/go-cmp/cmp"
 
 	"gpuherd/monitor/journal"
@@ -100,10 +101,10 @@ func (h *herd) do(verb, name string) {
 		_ = h.conn.ResetFailedUnitContext(ctx, name)
 		return
 	case "kill":
-		h.conn.KillUnitContext(ctx, name, 9)
+		_ = h.conn.KillUnitWithTarget(ctx, name, dbus.All, 9)
 		return
 	case "term":
-		h.conn.KillUnitContext(ctx, name, 15)
+		_ = h.conn.KillUnitWithTarget(ctx, name, dbus.All, 15)
 		return
 	}
 	if err != nil {

@@ -43,6 +43,54 @@ func TestBoot(t *testing.T) {
 	}
 }
 
+// A login, or whatever else comes after the boot, waits for no unit of ours,
+// however long setup takes or Redis is away: not for the target, and not for
+// what it wants.
+func TestNothingWaitsForTheHerd(t *testing.T) {
+	h := open(t)
+	before := map[string]string{} // unit → one that waits for it
+	for next := []string{"multi-user.target"}; len(next) > 0; next = next[1:] {
+		property, err := h.conn.GetUnitPropertyContext(t.Context(), next[0], "After")
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, _ := property.Value.Value().([]string)
+		for _, name := range after {
+			if _, known := before[name]; !known {
+				before[name] = next[0]
+				next = append(next, name)
+			}
+		}
+	}
+	if before["basic.target"] == "" || before[redisUnit] == "" {
+		t.Fatalf("multi-user.target waits for %v: neither for basic.target nor for %s", before, redisUnit)
+	}
+	names, err := h.herd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(names, target, setupUnit, monitorUnit, pathUnit, rescanUnit, verifyUnit, "gpuherd-verify.timer", "gpuherd-up.service") {
+		if waits, ok := before[name]; ok {
+			t.Errorf("%s waits for %s", waits, name)
+		}
+	}
+}
+
+// A Redis of this machine starts before those who need it, and stops after them,
+// so that a shutdown is told to it.
+func TestRedisOutlivesTheHerd(t *testing.T) {
+	h := open(t)
+	for _, name := range append(h.workers(), monitorUnit) {
+		property, err := h.conn.GetUnitPropertyContext(t.Context(), name, "After")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after, _ := property.Value.Value().([]string); !slices.Contains(after, redisUnit) {
+			t.Errorf("%s is not After=%s: %v", name, redisUnit, after)
+		}
+	}
+}
+
 // The drop-in that binds a worker to its GPU shows where an administrator
 // looks for it.
 func TestDropInShows(t *testing.T) {

@@ -86,12 +86,12 @@ func mountHardware() error {
 		}
 	}
 	// systemd looks up its own devices here.
-	real, err := os.ReadFile("/proc/devices")
+	devices, err := os.ReadFile("/proc/devices")
 	if err != nil {
 		return err
 	}
-	devices := strings.Replace(string(real), "\n\nBlock", fmt.Sprintf("\n%d nvidia\n%d nvidiactl\n%d nvidia-caps\n511 nvidia-uvm\n\nBlock", majorNVIDIA, majorNVIDIA, majorCaps), 1)
-	if err := os.WriteFile(filepath.Join(hardwareDir, "proc/devices"), []byte(devices), 0o644); err != nil {
+	changed := strings.Replace(string(devices), "\n\nBlock", fmt.Sprintf("\n%d nvidia\n%d nvidiactl\n%d nvidia-caps\n511 nvidia-uvm\n\nBlock", majorNVIDIA, majorNVIDIA, majorCaps), 1)
+	if err := os.WriteFile(filepath.Join(hardwareDir, "proc/devices"), []byte(changed), 0o644); err != nil {
 		return err
 	}
 	for _, path := range []string{"sys/bus", "sys/devices", "proc/driver", "proc/devices"} {

@@ -64,15 +64,16 @@ func next(t *testing.T, all []instruction, name string) (args string, rest []ins
 }
 
 // imageRoot makes the root file system of the image as the Containerfile does:
-// mmdebstrap stands for the base and for the installation of the list, the rest
-// is its own COPY and RUN.
-func imageRoot(t *testing.T) string {
+// mmdebstrap stands for the base, that suite, and for the installation of the
+// list, the rest is its own COPY and RUN.
+func imageRoot(t *testing.T, suite machine.Suite) string {
 	t.Helper()
 	file := readContainerfile(t)
-	if base, _ := next(t, file, "FROM"); base != "docker.io/library/debian:"+string(machine.Trixie)+"-slim" {
+	base, rest := next(t, file, "FROM")
+	if base != "docker.io/library/debian:${DEBIAN}-slim" {
 		t.Errorf("%s begins with %s: the tests have another Debian", containerfile, base)
 	}
-	list, rest := next(t, file, "COPY")
+	list, rest := next(t, rest, "COPY")
 	install, rest := next(t, rest, "RUN")
 	if list != containerDir+"/packages /opt/gpuherd/" || !strings.Contains(install, "/opt/gpuherd/packages |") {
 		t.Fatalf("%s does not install the list first: COPY %s, RUN %s", containerfile, list, install)
@@ -90,7 +91,7 @@ func imageRoot(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tree, err := machine.EnsureTree(t.Context(), cache, machine.Trixie, packages, os.Stderr)
+	tree, err := machine.EnsureTree(t.Context(), cache, suite, packages, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,7 @@ const boxName = "box-1"
 // password.
 func (s *setting) fromImage(t *testing.T) {
 	t.Helper()
-	s.config.Root = imageRoot(t)
+	s.config.Root = imageRoot(t, s.config.Suite)
 	password := rand.Text()
 	srv := redistest.Start(t, "--requirepass", password, "--unixsocketperm", "777")
 	if err := os.Chmod(srv.Dir, 0o711); err != nil {
@@ -234,6 +235,7 @@ func halted(t *testing.T, m *machine.Machine, srv *redistest.Server, password st
 func TestContainerfile(t *testing.T) {
 	file := readContainerfile(t)
 	for name, want := range map[string]string{
+		"ARG":        "DEBIAN=" + string(machine.Trixie),
 		"CMD":        `["/sbin/init"]`,
 		"STOPSIGNAL": "SIGRTMIN+3",
 		"ENV":        "NVIDIA_DRIVER_CAPABILITIES=compute,utility",

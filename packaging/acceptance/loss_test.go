@@ -206,7 +206,7 @@ func meddle(ctx context.Context, names []string) {
 			case "reload":
 				_, _ = conn.ReloadUnitContext(call, name, "replace", nil)
 			case "kill":
-				conn.KillUnitContext(call, name, 9)
+				_ = conn.KillUnitWithTarget(call, name, dbus.All, 9)
 			}
 			cancel()
 			conn.Close()

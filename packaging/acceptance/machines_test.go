@@ -62,7 +62,7 @@ type hardware struct {
 // inContainers are the tests that need of the kernel only what every container
 // has. They run there, where processes are fast.
 var inContainers = []string{
-	"TestContainer", "TestDropInShows", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined", "TestGPUsAreTold",
+	"TestContainer", "TestNothingWaitsForTheHerd", "TestRedisOutlivesTheHerd", "TestDropInShows", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined", "TestGPUsAreTold",
 	"TestKilled", "TestEndIsTold", "TestMonitorKilled", "TestRedisAway", "TestBackfilled", "TestReloadUnderLoad", "TestListDuringReexec", "TestBrokenServiceFile",
 	"TestConfigurationErrorsFail", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
 }
@@ -135,7 +135,7 @@ func settings() []setting {
 				name: "kernel-" + string(suite),
 				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
 					Env: map[string]string{"NUM_GPUS": "2"}, KernelArgs: []string{"gpuherd.simulate=yes"}},
-				tests: []string{"TestBoot", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestEndIsTold", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined"},
+				tests: []string{"TestBoot", "TestNothingWaitsForTheHerd", "TestRedisOutlivesTheHerd", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestEndIsTold", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined"},
 			},
 			// All that the monitor does, under its profile.
 			setting{
@@ -234,6 +234,14 @@ func settings() []setting {
 				bare:   true,
 				tests:  []string{"TestPackageWithoutGPUs", "TestPackage", "TestPackageInterrupted"},
 				loud:   true,
+			},
+			setting{
+				name: "image-" + string(suite),
+				config: machine.Config{Backend: machine.Nspawn, Suite: suite, KernelArgs: []string{"gpuherd.simulate=yes"},
+					Env: map[string]string{"NUM_GPUS": "2", "MACHINE_ID": boxName, "HEALTH_PORT": "9733", "NVIDIA_VISIBLE_DEVICES": "void"}},
+				image: true,
+				tests: []string{"TestImageIsWell", "TestImageEnvironment", "TestImageHealth", "TestImagePassword"},
+				loud:  true,
 			})
 	}
 	return append(all, setting{
@@ -251,13 +259,6 @@ func settings() []setting {
 			Env: map[string]string{"NUM_GPUS": "4"}},
 		conf:  "[GPU]\nSimulate=yes\n",
 		tests: []string{"TestDocumentedCommands"},
-	}, setting{
-		name: "image",
-		config: machine.Config{Backend: machine.Nspawn, Suite: machine.Trixie, KernelArgs: []string{"gpuherd.simulate=yes"},
-			Env: map[string]string{"NUM_GPUS": "2", "MACHINE_ID": boxName, "HEALTH_PORT": "9733", "NVIDIA_VISIBLE_DEVICES": "void"}},
-		image: true,
-		tests: []string{"TestImageIsWell", "TestImageEnvironment", "TestImageHealth", "TestImagePassword"},
-		loud:  true,
 	})
 }
 

@@ -226,7 +226,7 @@ func TestPackageWithoutGPUs(t *testing.T) {
 
 	simulate(t)
 	h.reload()
-	h.systemd.start(target) // which is on already, and setup has run
+	h.start(target) // which is on already, and setup has run
 	eventually(t, "workers wait for Redis", func() error {
 		for _, worker := range h.workers() {
 			if u := h.mustUnit(worker); u.Active != "activating" || u.PID == 0 {
@@ -235,7 +235,7 @@ func TestPackageWithoutGPUs(t *testing.T) {
 		}
 		return nil
 	})
-	h.systemd.start(redisUnit)
+	h.start(redisUnit)
 	h.healthy()
 
 	aptGet(t, "purge", "gpuherd")
@@ -469,7 +469,10 @@ func (h *herd) killed(state, deb string) {
 		h.t.Fatal(err)
 	}
 	said := bufio.NewScanner(out)
-	for said.Scan() && said.Text() != "status: gpuherd: "+state {
+	for said.Scan() {
+		if said.Text() == "status: gpuherd: "+state {
+			break
+		}
 	}
 	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); err != nil {
 		h.t.Fatalf("dpkg ended before the package was %s: %v", state, err)

@@ -282,6 +282,9 @@ func TestPackagesAreTheSame(t *testing.T) {
 			t.Errorf("%s has other bytes when built again elsewhere", file.Name())
 		}
 	}
+	if *twice {
+		t.Run(other().arch, func(t *testing.T) { runForeign(t, again) })
+	}
 }
 
 // A copied is a copy of the sources, and what git says of them.

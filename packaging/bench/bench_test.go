@@ -37,6 +37,14 @@ func TestMedianRatioTakesPairs(t *testing.T) {
 	}
 }
 
+func TestMedianDifferenceTakesPairs(t *testing.T) {
+	t.Parallel()
+	ours, theirs := []time.Duration{12, 250, 9}, []time.Duration{10, 200, 10}
+	if got := medianDifference(ours, theirs); got != 2 {
+		t.Errorf("difference is %d, want 2", got)
+	}
+}
+
 func TestFigureMeetsItsGoal(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -58,16 +58,10 @@ func startHerd(ctx context.Context, tree, share string, db *redis.Client, gpus, 
 		}
 	}()
 	conf := fmt.Sprintf("[GPU]\nCount=%d\nSimulate=yes\n[Service redis-worker]\nEnabled=no\n[Service bench]\nInstances=%d\n[Redis]\nURL=unix://%s/redis.sock\n", gpus, workersEach, machine.SharePath)
-	wants := filepath.Join(extra, "etc/systemd/system/multi-user.target.wants")
 	err = errors.Join(
-		os.Chmod(extra, 0o755),
-		write(filepath.Join(extra, "etc/gpuherd/gpuherd.conf"), conf),
+		layEnabled(extra, conf),
 		write(filepath.Join(extra, "etc/gpuherd/services/bench.service"), victimFile),
-		os.MkdirAll(wants, 0o755),
 	)
-	if err == nil {
-		err = os.Symlink("/usr/lib/systemd/system/gpuherd.target", filepath.Join(wants, "gpuherd.target"))
-	}
 	if err != nil {
 		return nil, err
 	}

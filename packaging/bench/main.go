@@ -3,6 +3,8 @@
 //
 //   - the generator for 8 GPUs and for 16 with MIG, next to
 //     systemd-fstab-generator;
+//   - what gpuherd adds to the boot of a machine without GPUs and with 8, next to
+//     the same machine without gpuherd;
 //   - the monitor's memory with 64 workers, next to PM2's daemon and relay;
 //   - the monitor's memory and CPU with 256 units, at rest and while systemd
 //     makes as many transitions as it can, next to systemd itself;
@@ -58,13 +60,14 @@ func main() {
 // The parts of -only.
 const (
 	partGenerator = "generator"
+	partBoot      = "boot"
 	partMonitor   = "monitor"
 	partCrashes   = "crashes"
 	partQueue     = "queue"
 	partHands     = "hands"
 )
 
-var parts = []string{partGenerator, partMonitor, partCrashes, partQueue, partHands}
+var parts = []string{partGenerator, partBoot, partMonitor, partCrashes, partQueue, partHands}
 
 // bench measures everything, or one part of it, and reports.
 func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
@@ -78,6 +81,10 @@ func bench(ctx context.Context, only, tree, out string, runs, kills int) error {
 		case partGenerator:
 			for _, s := range shapes {
 				err = errors.Join(err, benchGenerator(r, tree, s, runs))
+			}
+		case partBoot:
+			for _, s := range bootShapes {
+				err = errors.Join(err, benchBoot(ctx, r, tree, s))
 			}
 		case partMonitor:
 			err = benchMonitor(ctx, r, tree)

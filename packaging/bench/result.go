@@ -101,4 +101,13 @@ func medianRatio(a, b []time.Duration) float64 {
 	return ratios[len(ratios)/2]
 }
 
+// medianDifference is the median of a[i]-b[i].
+func medianDifference(a, b []time.Duration) time.Duration {
+	differences := make([]time.Duration, 0, len(a))
+	for i := range a {
+		differences = append(differences, a[i]-b[i])
+	}
+	return percentile(differences, 50)
+}
+
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -13,7 +13,7 @@ import (
 )
 
 // bootHost gives out the machine that this program runs on.
-func bootHost(config Config) (*Machine, error) {
+func bootHost(ctx context.Context, config Config) (*Machine, error) {
 	if !systemdIsPID1("/") {
 		return nil, errors.New("this host has not systemd as PID 1: use the backend uml or nspawn")
 	}
@@ -30,7 +30,7 @@ func bootHost(config Config) (*Machine, error) {
 		m.Share = folder.path
 	}
 	// An error goes with every state but "running".
-	state, _ := exec.Command("systemctl", "is-system-running").Output()
+	state, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output()
 	m.State = strings.TrimSpace(string(state))
 	return m, nil
 }

@@ -233,15 +233,18 @@ func runProgram(ctx context.Context, log io.Writer, namespaces uintptr, name str
 	if err != nil {
 		return fmt.Errorf("%w: see packaging/machine/install-dependencies", err)
 	}
-	cmd := exec.Command(path, args...)
+	cmd := exec.CommandContext(ctx, path, args...)
 	if namespaces != 0 {
-		cmd = exec.Command("/bin/sh", append([]string{"-c", contained, "sh", path}, args...)...)
+		cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", contained, "sh", path}, args...)...)
 	}
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	start := time.Now()
 	p, err := startProcess(cmd, namespaces, nil)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", name, context.Cause(ctx))
+	case err != nil:
 		return err
 	}
 	tick := time.NewTicker(10 * time.Second)
@@ -249,13 +252,13 @@ func runProgram(ctx context.Context, log io.Writer, namespaces uintptr, name str
 	for {
 		select {
 		case <-p.done:
-			if p.err != nil {
-				return fmt.Errorf("%s: %w\n%s", name, p.err, bytes.TrimSpace(output.Bytes()))
+			switch {
+			case p.err == nil:
+				return nil
+			case ctx.Err() != nil: // which killed it
+				return fmt.Errorf("%s: %w", name, context.Cause(ctx))
 			}
-			return nil
-		case <-ctx.Done():
-			p.kill()
-			return fmt.Errorf("%s: %w", name, context.Cause(ctx))
+			return fmt.Errorf("%s: %w\n%s", name, p.err, bytes.TrimSpace(output.Bytes()))
 		case <-tick.C:
 			_, _ = fmt.Fprintf(log, "machine: %s runs for %.0f s\n", name, time.Since(start).Seconds())
 		}

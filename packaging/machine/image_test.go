@@ -58,6 +58,11 @@ func TestRunQuietlyEndsWithItsContext(t *testing.T) {
 	if err := runQuietly(ctx, io.Discard, "sleep", "60"); !errors.Is(err, stop) {
 		t.Errorf("got error %v", err)
 	}
+	later, cancelLater := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, stop)
+	defer cancelLater()
+	if err := runQuietly(later, io.Discard, "sleep", "60"); !errors.Is(err, stop) {
+		t.Errorf("while it runs: got error %v", err)
+	}
 }
 
 func TestNewFolderSweeps(t *testing.T) {

@@ -43,7 +43,7 @@ func Boot(ctx context.Context, config Config) (*Machine, error) {
 		return nil, err
 	}
 	if config.Backend == Host {
-		return bootHost(config)
+		return bootHost(ctx, config)
 	}
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("a machine of backend %s needs root", config.Backend)
@@ -76,7 +76,7 @@ func Boot(ctx context.Context, config Config) (*Machine, error) {
 		return nil, errors.Join(fmt.Errorf("cannot boot %s on %s: %w", config.Suite, config.Backend, err), m.Close())
 	}
 	m.BootTime = time.Since(start)
-	fmt.Fprintf(config.Log, "machine: %s on %s booted in %s (%s)%s\n",
+	_, _ = fmt.Fprintf(config.Log, "machine: %s on %s booted in %s (%s)%s\n",
 		config.Suite, config.Backend, seconds(m.BootTime), m.State, m.bootParts())
 	return m, nil
 }
@@ -248,7 +248,7 @@ func (m *Machine) Report(w io.Writer) {
 	if m.process == nil {
 		return
 	}
-	fmt.Fprintf(w, "--- console of the machine ---\n%s\n", m.console)
+	_, _ = fmt.Fprintf(w, "--- console of the machine ---\n%s\n", m.console)
 	_, answers := m.control.ready("up")
 	select {
 	case <-m.process.done:
@@ -267,9 +267,9 @@ func (m *Machine) Report(w io.Writer) {
 		{"systemctl", "--no-pager", "list-jobs"},
 		{"journalctl", "--no-pager", "--quiet", "-b", "-n", "300", "-o", "short-monotonic"},
 	} {
-		fmt.Fprintf(w, "--- %s ---\n", strings.Join(argv, " "))
+		_, _ = fmt.Fprintf(w, "--- %s ---\n", strings.Join(argv, " "))
 		if _, err := m.Run(ctx, argv, w, w); err != nil {
-			fmt.Fprintf(w, "cannot be had: %v\n", err)
+			_, _ = fmt.Fprintf(w, "cannot be had: %v\n", err)
 		}
 	}
 }

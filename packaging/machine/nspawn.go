@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -51,7 +52,8 @@ func (m *Machine) startNspawn(image Image) error {
 	}
 	args := []string{"-c", nspawnScript, "sh", image.Tree, m.folder.path, nspawn}
 	args = append(args, nspawnArguments(m.config, m.folder.path, m.Share)...)
-	cmd := exec.Command("/bin/sh", args...)
+	// It outlives the context of its boot: Close ends it.
+	cmd := exec.CommandContext(context.Background(), "/bin/sh", args...)
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
 		// cgroup v2 alone, even if the host has v1 beside it: systemd 257

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,7 +40,8 @@ func (m *Machine) startUML(image Image) error {
 	m.release = release
 	// The shell is the first process of the PID namespace, which no signal of
 	// its own can end: the kernel process ends itself by one when it panics.
-	cmd := exec.Command("/bin/sh", append([]string{"-c", `"$@"; exit $?`, "sh", linux}, args...)...)
+	// The machine outlives the context of its boot: Close ends it.
+	cmd := exec.CommandContext(context.Background(), "/bin/sh", append([]string{"-c", `"$@"; exit $?`, "sh", linux}, args...)...)
 	cmd.Dir = m.folder.path
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + m.folder.path /* for .uml */, "TMPDIR=" + memoryDir}
 	cmd.Stdout, cmd.Stderr = m.console, m.console

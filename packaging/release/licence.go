@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,7 +92,7 @@ func licensedModules(programs []program) ([]module, error) {
 // moduleFolders tells where the sources of each module are: module@version →
 // folder.
 func moduleFolders() (map[string]string, error) {
-	cmd := exec.Command("go", "list", "-m", "-json", "all")
+	cmd := exec.CommandContext(context.Background(), "go", "list", "-m", "-json", "all")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

@@ -4,6 +4,7 @@
 package nvmltest
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"os"
@@ -28,7 +29,8 @@ var source string
 
 // Build makes the library in the folder dir, which exists, and returns its
 // path. The symbols named in without are left out, as in an old driver. It
-// needs gcc; what it makes needs no newer C library than Debian 12 has.
+// needs gcc, or the compiler that the variable CC names; what gcc makes needs no
+// newer C library than Debian 12 has.
 func Build(dir string, without ...string) (string, error) {
 	hidden := ""
 	for _, symbol := range without {
@@ -44,11 +46,12 @@ func Build(dir string, without ...string) (string, error) {
 		return "", err
 	}
 	library := filepath.Join(dir, Library)
-	cmd := exec.Command("gcc", "-std=gnu17", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wl,-soname,"+Library,
+	compiler := cmp.Or(os.Getenv("CC"), "gcc")
+	cmd := exec.Command(compiler, "-std=gnu17", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wl,-soname,"+Library,
 		"-Wl,--version-script="+script, "-o", library, "-x", "c", "-")
 	cmd.Stdin = strings.NewReader(source)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("gcc (apt-get install gcc libc6-dev): %w\n%s", err, out)
+		return "", fmt.Errorf("%s (apt-get install gcc libc6-dev): %w\n%s", compiler, err, out)
 	}
 	return library, nil
 }
