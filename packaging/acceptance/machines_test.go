@@ -339,6 +339,20 @@ func TestEveryTestHasAMachine(t *testing.T) {
 			t.Errorf("%s is to run in a machine, but does not exist", name)
 		}
 	}
+	// Go says nothing of names that there are not.
+	workflow, err := os.ReadFile("../../.github/workflows/ci.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosted := regexp.MustCompile(`-test\.run '\^\(([A-Za-z0-9|]+)\)\$'`).FindSubmatch(workflow)
+	if hosted == nil {
+		t.Fatal("the workflow runs no acceptance test")
+	}
+	for name := range strings.SplitSeq(string(hosted[1]), "|") {
+		if !slices.Contains(written, name) {
+			t.Errorf("the workflow is to run %s, which does not exist", name)
+		}
+	}
 }
 
 // buildTests builds the acceptance tests as a static program, which runs on
