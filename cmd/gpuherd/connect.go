@@ -17,6 +17,10 @@ import (
 // in milliseconds or not at all.
 const callTimeout = 25 * time.Second
 
+// reexecution is for how long systemd may be off the bus for that. It takes
+// some 100 ms.
+const reexecution = 2 * time.Second
+
 // bounded limits the questions of one verb, except on the way over ssh, where
 // a person may be asked for a password.
 func (a *app) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -35,10 +39,19 @@ func (a *app) systemd(ctx context.Context) (*bus.Conn, error) {
 	var err error
 	if a.remote != "" {
 		a.link, err = dialSSH(ctx, a.remote, a.stderr)
-	} else if a.link, err = bus.Dial(ctx); err != nil {
+	} else if a.link, err = bus.Dial(ctx, a.patience()); err != nil {
 		err = a.noSystemd(err)
 	}
 	return a.link, err
+}
+
+// patience has questions wait for a systemd that re-executes itself, where
+// there is one.
+func (a *app) patience() bus.Option {
+	if a.remote == "" && !booted() {
+		return bus.WithPatience(0)
+	}
+	return bus.WithPatience(reexecution)
 }
 
 // jobs is systemd for jobs and properties, on the same connection.
@@ -82,8 +95,13 @@ func (a *app) noSystemd(err error) error {
 	if a.remote != "" {
 		return fmt.Errorf("%s: %w", a.remote, err)
 	}
-	_, statErr := os.Stat("/run/systemd/system") // as sd_booted(3) does
-	return whyNoSystemd(err, statErr == nil || os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") != "")
+	return whyNoSystemd(err, booted() || os.Getenv("DBUS_SYSTEM_BUS_ADDRESS") != "")
+}
+
+// booted is sd_booted(3).
+func booted() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
 }
 
 // whyNoSystemd is noSystemd where booted says whether systemd should answer.

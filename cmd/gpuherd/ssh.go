@@ -93,7 +93,7 @@ func dialSSH(ctx context.Context, host string, stderr io.Writer) (*bus.Conn, err
 		defer kill.Stop()
 		return cmd.Wait()
 	})
-	conn, err := bus.Dial(ctx, bus.WithStream(t))
+	conn, err := bus.Dial(ctx, bus.WithStream(t), bus.WithPatience(reexecution))
 	if err == nil {
 		return conn, nil
 	}

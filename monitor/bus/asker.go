@@ -50,6 +50,7 @@ func dialAsker(ctx context.Context, path string, bus bool) (*asker, error) {
 	var line string
 	if err == nil {
 		line, err = a.in.ReadString('\n')
+		err = a.cut(err)
 	}
 	if err == nil && (!strings.HasPrefix(line, "OK ")) {
 		err = errors.New("it does not let us in")
@@ -59,7 +60,7 @@ func dialAsker(ctx context.Context, path string, bus bool) (*asker, error) {
 	}
 	if err != nil {
 		a.close()
-		return nil, a.why(err)
+		return nil, err
 	}
 	return a, nil
 }
@@ -69,20 +70,16 @@ func (a *asker) close() {
 	_ = a.conn.Close() // nothing is under way that anybody waits for
 }
 
-// why returns the context's error where that is why the connection failed.
-func (a *asker) why(err error) error {
-	if err != nil && a.ctx.Err() != nil {
+// cut makes ErrCut of what went wrong with the connection, unless that was cut
+// because the caller's time is over.
+func (a *asker) cut(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case a.ctx.Err() != nil:
 		return a.ctx.Err()
 	}
-	return err
-}
-
-// cut is why for what happens on the way.
-func (a *asker) cut(err error) error {
-	if err != nil && a.ctx.Err() == nil {
-		return fmt.Errorf("%w: %w", ErrCut, err)
-	}
-	return a.why(err)
+	return fmt.Errorf("%w: %w", ErrCut, err)
 }
 
 // due is how many answers have yet to be read.
@@ -154,7 +151,7 @@ func (a *asker) answer() (frameReader, error) {
 	}
 	for {
 		if err := a.readFrame(); err != nil {
-			return frameReader{}, a.cut(err)
+			return frameReader{}, err
 		}
 		r, h := openFrame(a.frame)
 		switch {
@@ -178,7 +175,7 @@ func (a *asker) answer() (frameReader, error) {
 func (a *asker) readFrame() error {
 	head, err := a.in.Peek(frameHead)
 	if err != nil {
-		return err
+		return a.cut(err)
 	}
 	length, ok := frameLength(head)
 	if !ok || !startsFrame(head[0]) {
@@ -189,7 +186,7 @@ func (a *asker) readFrame() error {
 	}
 	a.frame = a.frame[:length]
 	_, err = io.ReadFull(a.in, a.frame)
-	return err
+	return a.cut(err)
 }
 
 // opened returns the reader of an answer's body.

@@ -16,6 +16,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -63,6 +64,7 @@ type options struct {
 	address, target string
 	stream          io.ReadWriteCloser
 	times           times
+	patience        time.Duration
 }
 
 // WithAddress connects to the D-Bus address a ("unix:path=…", "unixexec:…")
@@ -90,6 +92,7 @@ type Conn struct {
 	bus     *dbus.Conn
 	systemd dbus.BusObject
 	opts    options
+	absence atomic.Int64 // since when systemd is not on the bus, unix time in ns; 0: it is
 }
 
 // Dial connects to the system bus. ctx bounds the dialling only.

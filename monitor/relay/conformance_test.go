@@ -110,7 +110,9 @@ func messages(t *testing.T, d *redistest.Deployment) {
 	m.drained()
 	var types []string
 	next := func() {
-		msg, err := sub.ReceiveMessage(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		msg, err := sub.ReceiveMessage(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -40,9 +40,11 @@ func (p *pending) add(d state.Delta) {
 	}
 	for i := range d.Units {
 		p.units[d.Units[i].Name] = &d.Units[i]
+		p.heard(&d.Units[i])
 	}
 	for _, name := range d.Gone {
 		p.units[name] = nil
+		p.heard(&state.Unit{Name: name})
 	}
 	if d.Reset || d.GPUsChanged {
 		p.gpus, p.gpusSet = d.GPUs, true
@@ -52,15 +54,18 @@ func (p *pending) add(d state.Delta) {
 			p.hints[hint{h.Type, e.Name}] = h
 		}
 	}
-	// What was to be told before systemd's own word is of no use after it.
-	for i := range d.Events {
-		if e, ok := d.Events[i].Data.(*state.UnitEvent); ok {
-			delete(p.hints, hint{state.TypeExit, e.Name})
-		}
-	}
 	p.events = append(p.events, d.Events...)
 	for len(p.events) > p.capacity && len(p.events) > 1 {
 		p.merge()
+	}
+}
+
+// heard drops the hint that a main process has ended where systemd has said so
+// itself by now, or that the unit goes on with another one.
+func (p *pending) heard(u *state.Unit) {
+	end := hint{state.TypeExit, u.Name}
+	if h, ok := p.hints[end].Data.(*state.UnitEvent); ok && h.PID != u.PID {
+		delete(p.hints, end)
 	}
 }
 

@@ -79,7 +79,10 @@ func TestRequeue(t *testing.T) {
 func TestHints(t *testing.T) {
 	t.Parallel()
 	about := func(kind, unit string) state.Event {
-		return state.Event{Type: kind, Data: &state.UnitEvent{Unit: state.Unit{Name: unit}}}
+		return state.Event{Type: kind, Data: &state.UnitEvent{Unit: state.Unit{Name: unit, PID: 9}}}
+	}
+	has := func(unit string, pid uint32) state.Delta {
+		return state.Delta{Units: []state.Unit{{Name: unit, PID: pid}}}
 	}
 	p := newPending(10)
 	for _, tt := range []struct {
@@ -89,10 +92,13 @@ func TestHints(t *testing.T) {
 		want   []hint
 	}{
 		{"a status", state.Delta{Hints: []state.Event{about("status", "a.service")}}, false, []hint{{"status", "a.service"}}},
-		{"an end", state.Delta{Hints: []state.Event{about("exit", "a.service"), about("exit", "b.service")}}, true,
-			[]hint{{"exit", "a.service"}, {"exit", "b.service"}, {"status", "a.service"}}},
-		{"a failure", state.Delta{Events: []state.Event{about("unit", "a.service")}}, true, []hint{{"exit", "b.service"}, {"status", "a.service"}}},
-		{"a figure", state.Delta{Units: []state.Unit{{Name: "b.service"}}}, false, []hint{{"exit", "b.service"}, {"status", "a.service"}}},
+		{"ends", state.Delta{Hints: []state.Event{about("exit", "a.service"), about("exit", "b.service"), about("exit", "c.service")}}, true,
+			[]hint{{"exit", "a.service"}, {"exit", "b.service"}, {"exit", "c.service"}, {"status", "a.service"}}},
+		{"a figure", has("b.service", 9), false,
+			[]hint{{"exit", "a.service"}, {"exit", "b.service"}, {"exit", "c.service"}, {"status", "a.service"}}},
+		{"a failure", has("a.service", 0), false, []hint{{"exit", "b.service"}, {"exit", "c.service"}, {"status", "a.service"}}},
+		{"another process", has("b.service", 10), false, []hint{{"exit", "c.service"}, {"status", "a.service"}}},
+		{"a unit that is gone", state.Delta{Gone: []string{"c.service"}}, false, []hint{{"status", "a.service"}}},
 	} {
 		p.add(tt.delta)
 		got := slices.SortedFunc(maps.Keys(p.hints), func(a, b hint) int {

@@ -39,7 +39,8 @@ type Event struct {
 }
 
 // A UnitEvent is the data of an event of type unit, status or exit: the unit as
-// it was then; in exited as systemd had told it last, with the pid that ended. In failed and stopped, pid is that of the main process that ended,
+// it was then; in exited as systemd had told it last, with the pid that ended.
+// In failed and stopped, pid is that of the main process that ended,
 // and restarts does not count the start that follows.
 type UnitEvent struct {
 	Unit

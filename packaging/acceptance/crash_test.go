@@ -70,14 +70,14 @@ func TestEndIsTold(t *testing.T) {
 	const tries = 20 // on a busy machine systemd may be faster
 	h := open(t)
 	worker := h.workers()[0]
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	sub := h.redis.db.Subscribe(ctx, h.redis.key("notify"))
+	sub := h.redis.db.Subscribe(t.Context(), h.redis.key("notify"))
 	defer sub.Close()
-	if _, err := sub.Receive(ctx); err != nil {
+	if _, err := sub.Receive(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for range tries {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
 		before := h.kill(worker)
 		var told []string
 		for running := false; !running; {

@@ -34,6 +34,7 @@ func TestListDuringReexec(t *testing.T) {
 			}
 		}
 	}()
+	defer func() { <-over }()
 	lists := 0
 	for going := true; going; lists++ {
 		out := h.gpuherd(0, "list")

@@ -288,7 +288,9 @@ func (c *Consumer) wait(ctx context.Context) error {
 		Streams: append(c.q.shared[:3:3], ">", ">", ">"),
 	}).Result()
 	if errors.Is(err, redis.Nil) {
-		c.pause(ctx)
+		if c.due.IsZero() || time.Now().Before(c.due) {
+			c.pause(ctx)
+		}
 		return nil
 	}
 	if err != nil {

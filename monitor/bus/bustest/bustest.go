@@ -43,6 +43,7 @@ type Systemd struct {
 	units      map[dbus.ObjectPath]state.Observation
 	wants      []string
 	subscribed bool
+	refuse     bool          // the next Subscribe
 	hold       chan struct{} // GetAll waits for it to close; nil: it does not
 	asked      int           // GetAll calls
 }
@@ -206,6 +207,13 @@ func (s *Systemd) Forget() {
 	s.subscribed = false
 }
 
+// Refuse has the next call of Subscribe fail.
+func (s *Systemd) Refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = true
+}
+
 // Subscribed reports whether anybody has called Subscribe.
 func (s *Systemd) Subscribed() bool {
 	s.mu.Lock()
@@ -274,6 +282,10 @@ type methods struct{ s *Systemd }
 func (m methods) Subscribe() *dbus.Error {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
+	if m.s.refuse {
+		m.s.refuse = false
+		return dbus.NewError("org.freedesktop.DBus.Error.LimitsExceeded", []any{"not now"})
+	}
 	if m.s.subscribed {
 		return dbus.NewError(busName+".AlreadySubscribed", []any{"Client is already subscribed."})
 	}
