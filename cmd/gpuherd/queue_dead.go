@@ -116,7 +116,7 @@ func (a *app) purge(ctx context.Context, q *queueClient, words []string, olderTh
 	if err != nil {
 		return err
 	}
-	before := now.Add(-olderThan)
+	before := now.Add(time.Millisecond - olderThan) // this millisecond has begun, and counts
 	jobs, _, err := q.jobs(ctx, queue.Dead, 0)
 	if err != nil {
 		return err

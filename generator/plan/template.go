@@ -119,6 +119,9 @@ func optsOut(f *unitfile.File, key string) bool {
 // opts out.
 func (m *maker) needsSetup(c *choice) bool { return m.setup && c.Name != Setup }
 
+// generated is where systemd has generators write, of systemd.generator(7).
+const generated = "/run/systemd/generator/"
+
 func (m *maker) unitDefaults(d *defaults, c *choice) {
 	set := func(key, value string) {
 		if _, ok := d.file.Last("Unit", key); !ok {
@@ -130,6 +133,9 @@ func (m *maker) unitDefaults(d *defaults, c *choice) {
 		set("Description", unitfile.EscapeSpecifiers(c.Name))
 	} else {
 		set("Description", unitfile.EscapeSpecifiers(c.Name)+" on GPU %i")
+		// An instance may run that is no longer planned. Nothing would bind it to
+		// a GPU when it is started again, and it could open all of them.
+		d.unit = append(d.unit, unitfile.Entry{Key: "ConditionPathExists", Value: generated + dropInPath("%n")})
 	}
 	// A worker is worth restarting for ever: see restart.
 	set("StartLimitIntervalSec", "0")

@@ -19,6 +19,7 @@ import (
 var elsewhere = []struct{ why, pattern string }{
 	{"it needs what is not in the machine: the source, a compiler, PM2, or curl (HTTP has tests of its own)", `^(make|pm2|curl) `},
 	{"TLS has a test of its own, where openssl is", `^openssl |ca\.crt`},
+	{"it shuts out who asks Redis afterwards, this test too", `default off`},
 	{"it needs a person", `^systemctl edit `},
 	{"it is what the machine was prepared with", `^systemctl enable --now gpuherd.target`},
 }

@@ -6,11 +6,38 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// An instance that nothing binds to a GPU is not started, as one that runs on
+// after its GPU left the configuration and is then killed.
+func TestUnplannedInstance(t *testing.T) {
+	h := open(t)
+	const name = "redis-worker@77.service"
+	if _, stderr, status := run(t, "systemctl", "start", name); status != 0 {
+		t.Fatalf("systemctl start ended with %d: %s", status, stderr)
+	}
+	defer func() { _, _, _ = run(t, "systemctl", "stop", name) }()
+	property := func(name, property string) string {
+		out, stderr, status := run(t, "systemctl", "show", "--value", "--property="+property, name)
+		if status != 0 {
+			t.Fatal(stderr)
+		}
+		return strings.TrimSpace(out)
+	}
+	if active, condition := property(name, "ActiveState"), property(name, "ConditionResult"); active != "inactive" || condition != "no" {
+		t.Errorf("it is %s, and its condition says %s", active, condition)
+	}
+	for _, worker := range h.workers() {
+		if condition := property(worker, "ConditionResult"); condition != "yes" {
+			t.Errorf("the condition of %s says %s", worker, condition)
+		}
+	}
+}
 
 // A job can open the device node of its own GPU, and of no other. Without a
 // driver behind it, a node that may be opened answers ENXIO, and one that may

@@ -62,7 +62,7 @@ type hardware struct {
 // inContainers are the tests that need of the kernel only what every container
 // has. They run there, where processes are fast.
 var inContainers = []string{
-	"TestContainer", "TestNothingWaitsForTheHerd", "TestRedisOutlivesTheHerd", "TestDropInShows", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined", "TestGPUsAreTold",
+	"TestContainer", "TestUnplannedInstance", "TestNothingWaitsForTheHerd", "TestRedisOutlivesTheHerd", "TestDropInShows", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined", "TestGPUsAreTold",
 	"TestKilled", "TestEndIsTold", "TestMonitorKilled", "TestRedisAway", "TestBackfilled", "TestReloadUnderLoad", "TestListDuringReexec", "TestBrokenServiceFile",
 	"TestConfigurationErrorsFail", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
 }
@@ -135,7 +135,7 @@ func settings() []setting {
 				name: "kernel-" + string(suite),
 				config: machine.Config{Backend: machine.UML, Suite: suite, Memory: 3 << 30,
 					Env: map[string]string{"NUM_GPUS": "2"}, KernelArgs: []string{"gpuherd.simulate=yes"}},
-				tests: []string{"TestBoot", "TestNothingWaitsForTheHerd", "TestRedisOutlivesTheHerd", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestEndIsTold", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined"},
+				tests: []string{"TestBoot", "TestUnplannedInstance", "TestNothingWaitsForTheHerd", "TestRedisOutlivesTheHerd", "TestOutOfMemory", "TestOwnGPUOnly", "TestKilled", "TestEndIsTold", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined"},
 			},
 			// All that the monitor does, under its profile.
 			setting{
