@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,13 +45,19 @@ func (h *herd) restartedAs(conf string) {
 // confined fails unless the profile is in force for the monitor.
 func (h *herd) confined() {
 	h.t.Helper()
+	if got, want := h.label(), profile+" (enforce)"; got != want {
+		h.t.Fatalf("the monitor runs as %q, want %q", got, want)
+	}
+}
+
+// label is AppArmor's, of the monitor: its profile and how that is in force.
+func (h *herd) label() string {
+	h.t.Helper()
 	label, err := os.ReadFile(fmt.Sprintf("/proc/%d/attr/current", h.mustUnit(monitorUnit).PID))
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if got, want := strings.TrimSpace(string(label)), profile+" (enforce)"; got != want {
-		h.t.Fatalf("the monitor runs as %q, want %q", got, want)
-	}
+	return strings.TrimSpace(string(label))
 }
 
 // Under its profile the monitor does all that it does elsewhere, on GPUs and
@@ -84,6 +92,7 @@ func TestMonitorUnderAppArmor(t *testing.T) {
 	t.Cleanup(func() { h.restartedAs("") })
 	h.redisByEveryWay(token)
 	h.restartedAs("[Redis]\nURL=unix:///run/redis/redis-server.sock\n")
+	h.redisByName()
 	h.restartedAs("[Redis]\nURL=rediss://127.0.0.1:6390\n[Monitor]\nListen=0.0.0.0:9720\n")
 	if err := askOverTLS(t, "/api/v1/host", token); err != nil {
 		t.Error(err)
@@ -104,6 +113,35 @@ func (h *herd) asksForARescan() {
 		h.t.Fatal(err)
 	}
 	eventually(h.t, "a rescan for a GPU that went", func() error { return h.rescannedSince(last) })
+}
+
+// redisByName has Redis looked up by Go, and by glibc, which is asked where
+// nsswitch.conf has a source that Go does not know.
+func (h *herd) redisByName() {
+	h.t.Helper()
+	const name, hosts, nsswitch = "redis-by-name", "/etc/hosts", "/etc/nsswitch.conf"
+	set := func(path string, data []byte) {
+		h.t.Helper()
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	for _, path := range []string{hosts, nsswitch} {
+		was, err := os.ReadFile(path)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		h.t.Cleanup(func() { set(path, was) })
+	}
+	known, err := os.ReadFile(hosts)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	set(hosts, append(known, "\n127.0.0.1 "+name+"\n"...))
+	for _, sources := range []string{"files dns", "files mymachines dns"} {
+		set(nsswitch, []byte("hosts: "+sources+"\n"))
+		h.restartedAs("[Redis]\nURL=redis://" + name + ":6379\n")
+	}
 }
 
 // redisByEveryWay has Redis listen at its socket and by TLS, too, and gives the
@@ -169,8 +207,73 @@ func askOverTLS(t *testing.T, path, token string) error {
 	return nil
 }
 
+// The commands in the profile's first lines put it in force and out of force,
+// and the parser keeps what it has compiled where those and the packages'
+// scripts delete it.
+func TestProfileComesAndGoes(t *testing.T) {
+	h := open(t)
+	in, out := profileCommands(t)
+	run := func(script string) {
+		t.Helper()
+		if said, err := exec.CommandContext(t.Context(), "sh", "-e", "-c", script).CombinedOutput(); err != nil {
+			t.Fatalf("%s%v: %s", script, err, said)
+		}
+	}
+	kept := func() []string {
+		t.Helper()
+		found, err := filepath.Glob("/var/cache/apparmor/*/" + profile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	run(out)
+	h.healthy()
+	if got := h.label(); got != "unconfined" {
+		t.Errorf("out of force the monitor runs as %q", got)
+	}
+	if left := kept(); len(left) > 0 {
+		t.Errorf("out of force there is still %v", left)
+	}
+	run(in)
+	h.confined()
+	h.healthy()
+	if len(kept()) == 0 {
+		t.Error("the compiled profile is not kept where it was looked for")
+	}
+}
+
+// profileCommands returns the commands in the profile's first lines, as two
+// scripts: what puts it in force, and what undoes that.
+func profileCommands(t *testing.T) (in, out string) {
+	t.Helper()
+	data, err := os.ReadFile("/usr/share/gpuherd/apparmor/" + profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var scripts []string
+	among := false
+	for line := range strings.Lines(string(data)) {
+		command, is := strings.CutPrefix(line, "#   ")
+		if is && !among {
+			scripts = append(scripts, "")
+		}
+		if among = is; is {
+			scripts[len(scripts)-1] += command
+		}
+	}
+	if len(scripts) != 2 {
+		t.Fatalf("the profile's first lines have %d scripts, want 2: %q", len(scripts), scripts)
+	}
+	return scripts[0], scripts[1]
+}
+
 // attempts is this binary where the profile lets code come from.
 const attempts = "/usr/lib/attempts.so"
+
+// othersSecrets are of Kerberos and LDAP, as AppArmor's own rules for looking up
+// names would let it read.
+var othersSecrets = []string{"/etc/krb5.keytab", "/etc/ldap.secret"}
 
 // What the monitor never does is refused by its profile, to root as well.
 func TestAppArmorDenies(t *testing.T) {
@@ -188,15 +291,24 @@ func TestAppArmorDenies(t *testing.T) {
 		_ = sleeper.Process.Kill()
 		_ = sleeper.Wait() // killed, as it should be
 	})
+	for _, path := range othersSecrets {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(path) })
+	}
 	want := map[string]string{
 		"run a shell":              "EACCES",
 		"read the passwords":       "EACCES",
+		"read Kerberos' keys":      "EACCES",
+		"read LDAP's password":     "EACCES",
 		"read workers' credential": "EACCES",
 		"read PID 1's environment": "EACCES",
 		"write configuration":      "EACCES",
 		"write a unit":             "EACCES",
 		"write to workers' folder": "EACCES",
 		"packet socket":            "EACCES",
+		"listen at port 1":         "EACCES",
 		"give a file away":         "EPERM",
 		"signal a process":         "EACCES",
 	}
@@ -240,7 +352,9 @@ func runAttempts(pid, under string) error {
 	if under == "" {
 		return json.NewEncoder(os.Stdout).Encode(attemptAll(target))
 	}
-	// aa_change_onexec(3), which is of the thread that calls execve(2).
+	// aa_change_onexec(3) is of the thread, which has to be the one that calls
+	// execve(2).
+	runtime.LockOSThread()
 	if err := os.WriteFile("/proc/thread-self/attr/exec", []byte("exec "+under), 0); err != nil {
 		return err
 	}
@@ -266,6 +380,8 @@ func attemptAll(pid int) map[string]string {
 	errs := map[string]error{
 		"run a shell":              exec.Command("/bin/sh", "-c", ":").Run(),
 		"read the passwords":       read("/etc/shadow"),
+		"read Kerberos' keys":      read(othersSecrets[0]),
+		"read LDAP's password":     read(othersSecrets[1]),
 		"read workers' credential": read("/run/gpuherd/credentials/gpuherd.redis-url"),
 		"read PID 1's environment": read("/proc/1/environ"),
 		"write configuration":      create("/etc/gpuherd/gpuherd.conf.d/attempt"),
@@ -277,6 +393,14 @@ func attemptAll(pid int) map[string]string {
 				return err
 			}
 			return unix.Close(fd)
+		}(),
+		// A capability, and the socket is allowed.
+		"listen at port 1": func() error {
+			listener, err := net.Listen("tcp", "127.0.0.1:1")
+			if err != nil {
+				return err
+			}
+			return listener.Close()
 		}(),
 		"give a file away": func() error {
 			const path = "/tmp/.epoch-attempt" // which it may make

@@ -147,7 +147,7 @@ func settings() []setting {
 					Early:      underAppArmor},
 				conf:     withGPUs,
 				hardware: &hardware{few(), "whole"},
-				tests:    []string{"TestMonitorUnderAppArmor", "TestUnitsAreMeasured", "TestAppArmorDenies"},
+				tests:    []string{"TestMonitorUnderAppArmor", "TestProfileComesAndGoes", "TestUnitsAreMeasured", "TestAppArmorDenies"},
 				after:    noDenials,
 			},
 			setting{

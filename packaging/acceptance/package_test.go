@@ -279,7 +279,7 @@ func TestPackage(t *testing.T) {
 	for _, worker := range workers {
 		workersBefore[worker] = h.mustUnit(worker)
 	}
-	profile, loaded := profileInForce(t)
+	inForce := profileInForce(t)
 	since := time.Now()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -313,8 +313,8 @@ func TestPackage(t *testing.T) {
 	if _, err := os.Stat(mainConf + ".dpkg-dist"); err != nil {
 		t.Errorf("the new version's file is not beside it: %v", err)
 	}
-	if got, want := loaded(), "--replace --write-cache "+profile+"\n"; got != want {
-		t.Errorf("the upgrade called apparmor_parser with %q, want %q", got, want)
+	if diff := cmp.Diff([]string{"--replace --write-cache " + inForce.link}, inForce.calls()); diff != "" {
+		t.Errorf("the upgrade's calls of apparmor_parser (-want +got):\n%s", diff)
 	}
 	h.quiet(since)
 	h.gpuherd(0, "reload", "redis-worker", "--settle", "0s")
@@ -344,6 +344,7 @@ func TestPackage(t *testing.T) {
 	h.stop(workers[0])
 	h.stop(workers[1])
 	h.redis.enqueue(kept, "{}")
+	inForce.calls() // again --replace, of the version that was installed again
 	aptGet(t, "remove", "gpuherd")
 	h.noUnits()
 	if _, err := os.Stat("/usr/bin/gpuherd"); !errors.Is(err, fs.ErrNotExist) {
@@ -352,10 +353,15 @@ func TestPackage(t *testing.T) {
 	if data, err := os.ReadFile(mainConf); err != nil || string(data) != edited {
 		t.Errorf("removal changed the operator's %s (%v)", mainConf, err)
 	}
-	if _, err := os.Lstat(profile); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("removal left %s, which leads nowhere (%v)", profile, err)
+	if diff := cmp.Diff([]string{"--remove " + inForce.link}, inForce.calls()); diff != "" {
+		t.Errorf("the removal's calls of apparmor_parser (-want +got):\n%s", diff)
 	}
-	_ = os.Remove(filepath.Dir(profile)) // unless others are there
+	for _, path := range []string{inForce.link, inForce.compiled} {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("removal left %s (%v)", path, err)
+		}
+	}
+	inForce.end()
 	if failed := h.failed(); len(failed) > 0 {
 		t.Errorf("failed after removal: %v", failed)
 	}
@@ -371,6 +377,12 @@ func TestPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	aptGet(t, "purge", "gpuherd")
+	if _, err := os.Lstat(inForce.local); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("purging left %s (%v)", inForce.local, err)
+	}
+	for _, dir := range []string{filepath.Dir(inForce.local), filepath.Dir(inForce.link)} {
+		_ = os.Remove(dir) // unless others are there
+	}
 	if _, err := os.Stat(work); err != nil {
 		t.Errorf("purging took what jobs have written: %v", err)
 	}
@@ -380,39 +392,68 @@ func TestPackage(t *testing.T) {
 	h.gone(before)
 }
 
-// profileInForce links the monitor's profile to where AppArmor would look, which
-// no container has; in its place are programs that note what they are called
-// with. It returns the link, and what gives the calls of apparmor_parser and
-// takes the programs away.
-func profileInForce(t *testing.T) (link string, loaded func() string) {
+// A forcedProfile is the monitor's profile where AppArmor would look, which no
+// container has; in AppArmor's place are programs that note what they are called
+// with.
+type forcedProfile struct {
+	t        *testing.T
+	link     string
+	compiled string // what AppArmor would keep of it
+	local    string // the operator's rules
+	programs []string
+	log      string // of the calls of apparmor_parser
+}
+
+func profileInForce(t *testing.T) *forcedProfile {
 	t.Helper()
-	const calls = "/run/apparmor_parser-calls"
-	programs := map[string]string{
-		"/usr/bin/aa-enabled":       "#!/bin/sh\n",
-		"/usr/sbin/apparmor_parser": "#!/bin/sh\necho \"$@\" >>" + calls + "\n",
+	p := &forcedProfile{
+		t:        t,
+		link:     "/etc/apparmor.d/gpuherd-monitor",
+		compiled: "/var/cache/apparmor/0123abcd.0/gpuherd-monitor",
+		local:    "/etc/apparmor.d/local/gpuherd-monitor",
+		programs: []string{"/usr/bin/aa-enabled", "/usr/sbin/apparmor_parser"},
+		log:      "/run/apparmor_parser-calls",
 	}
-	link = "/etc/apparmor.d/gpuherd-monitor"
-	if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink("/usr/share/gpuherd/apparmor/gpuherd-monitor", link)); err != nil {
-		t.Fatal(err)
-	}
-	for path, script := range programs {
-		if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+	write := func(path, text string, mode fs.FileMode) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), mode)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return link, func() string {
-		t.Helper()
-		data, err := os.ReadFile(calls)
-		if err != nil {
-			t.Error(err)
+	write(p.local, "", 0o644)
+	write(p.compiled, "", 0o644)
+	if err := os.Symlink("/usr/share/gpuherd/apparmor/gpuherd-monitor", p.link); err != nil {
+		t.Fatal(err)
+	}
+	write(p.programs[0], "#!/bin/sh\n", 0o755)
+	// What it is called with has to be there.
+	write(p.programs[1], "#!/bin/sh\nfor file; do :; done\n[ -e \"$file\" ] && echo \"$@\" >>"+p.log+"\n", 0o755)
+	return p
+}
+
+// calls returns what apparmor_parser was called with since it was last asked.
+func (p *forcedProfile) calls() []string {
+	p.t.Helper()
+	data, err := os.ReadFile(p.log)
+	if err != nil {
+		p.t.Error(err)
+	}
+	_ = os.Remove(p.log) // none where nothing was called
+	return strings.Split(strings.TrimSpace(string(data)), "\n")
+}
+
+// end takes away what is AppArmor's, and the log.
+func (p *forcedProfile) end() {
+	p.t.Helper()
+	for _, path := range p.programs {
+		if err := os.Remove(path); err != nil {
+			p.t.Error(err)
 		}
-		for path := range programs {
-			if err := os.Remove(path); err != nil {
-				t.Error(err)
-			}
-		}
-		_ = os.Remove(calls) // none where nothing was called
-		return string(data)
+	}
+	_ = os.Remove(p.log) // none where nothing was called
+	// A folder stays where others have files in it.
+	for _, path := range []string{filepath.Dir(p.compiled), filepath.Dir(filepath.Dir(p.compiled))} {
+		_ = os.Remove(path)
 	}
 }
 

@@ -1,8 +1,6 @@
 package layout
 
 import (
-	"bytes"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -25,34 +23,5 @@ func TestMonitorIsConfined(t *testing.T) {
 	out, err = exec.CommandContext(t.Context(), analyze, "security", "--offline=true", "--threshold=1", "--no-pager", unit).CombinedOutput()
 	if err == nil {
 		t.Errorf("a measure of 0.1 was reached, or is not checked:\n%s", out)
-	}
-}
-
-// AppArmor's own parser takes the profile. That it is right, a machine with
-// AppArmor shows, see packaging/acceptance.
-func TestProfileParses(t *testing.T) {
-	t.Parallel()
-	parser := "/usr/sbin/apparmor_parser" // seldom in a user's PATH
-	if _, err := os.Stat(parser); err != nil {
-		t.Skipf("no apparmor_parser: apt-get install apparmor: %v", err)
-	}
-	profile := filepath.Join(root, "packaging/apparmor/gpuherd-monitor")
-	// Neither loaded nor kept.
-	parse := func(file string) ([]byte, error) {
-		return exec.CommandContext(t.Context(), parser, "--skip-kernel-load", "--skip-cache", file).CombinedOutput()
-	}
-	if out, err := parse(profile); err != nil {
-		t.Errorf("%v:\n%s", err, out)
-	}
-	data, err := os.ReadFile(profile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	broken := filepath.Join(t.TempDir(), "broken")
-	if err := os.WriteFile(broken, bytes.Replace(data, []byte(" mr,"), []byte(" mr"), 1), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := parse(broken); err == nil {
-		t.Errorf("a rule without its comma was taken:\n%s", out)
 	}
 }
