@@ -39,8 +39,8 @@ func (a *app) doctor() *cobra.Command {
 and the inventory, whether the generator ran and when, Redis (that it answers,
 its policy when full, its persistence, its clock), the journal and its bounds,
 the clock, jobs of systemd that do not end, units that restart again and again,
-units that run and are not configured any more, and at all that ping looks at. One line a finding, and below it how to mend it.
-Nothing is changed.
+units that run and are not configured any more, and at all that ping looks at.
+One line a finding, and below it how to mend it. Nothing is changed.
 
 The exit code is 1 if anything is a problem, and 0 if there are only warnings or
 what could not be looked at; as root it sees all.
