@@ -41,7 +41,17 @@ func herdOfScripts() []systemdtest.Unit {
 	denied.Refuse = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
 	stopped := unit("hello-world.service", map[string]any{"ActiveState": "inactive", "SubState": "dead"})
 	stopped.After = map[string]any{"ActiveState": "active", "SubState": "running"}
+	// What the target does not want: a worker of a GPU that is gone, one whose
+	// service is gone, and what an operator put into the slice.
+	unwanted := func(name, file string) systemdtest.Unit {
+		u := unit(name, map[string]any{"FragmentPath": file})
+		u.Unwanted, u.Moves = true, true
+		return u
+	}
 	return []systemdtest.Unit{
+		unwanted("redis-worker@11.service", "/run/systemd/generator/redis-worker@.service"),
+		unwanted("removed.service", ""),
+		unwanted("operators.service", "/etc/systemd/system/operators.service"),
 		unit("gpuherd-monitor.service", nil),
 		unit("redis-worker@10.service", nil),
 		unit("redis-worker@0.service", map[string]any{

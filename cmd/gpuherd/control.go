@@ -45,7 +45,11 @@ func (a *app) control(verb jobs.Verb, short, long string) *cobra.Command {
 			if timeout < 0 {
 				return usagef("--timeout %s is negative; 0 waits as long as it takes", timeout)
 			}
-			units, err := a.units(cmd.Context(), args)
+			selected := a.units
+			if verb == jobs.Stop {
+				selected = a.unitsToStop
+			}
+			units, err := selected(cmd.Context(), args)
 			if err != nil {
 				return err
 			}

@@ -16,6 +16,7 @@ import (
 	"gpuherd/cmd/gpuherd/internal/terminal"
 	"gpuherd/generator"
 	"gpuherd/generator/config"
+	"gpuherd/monitor/bus"
 	"gpuherd/monitor/state"
 	"gpuherd/units/redisclient"
 )
@@ -38,8 +39,8 @@ func (a *app) doctor() *cobra.Command {
 and the inventory, whether the generator ran and when, Redis (that it answers,
 its policy when full, its persistence, its clock), the journal and its bounds,
 the clock, jobs of systemd that do not end, units that restart again and again,
-and at all that ping looks at. One line a finding, and below it how to mend it.
-Nothing is changed.
+units that run and are not configured any more, and at all that ping looks at.
+One line a finding, and below it how to mend it. Nothing is changed.
 
 The exit code is 1 if anything is a problem, and 0 if there are only warnings or
 what could not be looked at; as root it sees all.
@@ -169,7 +170,28 @@ func (a *app) examineSystemd(ctx context.Context) []doctor.Finding {
 	if err != nil {
 		return append(findings, failed(err)...)
 	}
-	return append(findings, jobsFinding(jobs, seen, a.now()), flappingFinding(seen, a.now()))
+	findings = append(findings, jobsFinding(jobs, seen, a.now()), flappingFinding(seen, a.now()))
+	return append(findings, strayFindings(a.strays(ctx, nil))...)
+}
+
+// strayFindings has a finding for each of the strays.
+func strayFindings(strays []string, err error) []doctor.Finding {
+	const name = "not configured"
+	switch {
+	case err != nil:
+		return []doctor.Finding{{Check: name, Verdict: doctor.Skipped, Detail: fmt.Sprintf("cannot look for what runs and is not configured: %v", err)}}
+	case len(strays) == 0:
+		return []doctor.Finding{{Check: name, Verdict: doctor.OK, Detail: "no worker runs that is not configured any more"}}
+	}
+	var all []doctor.Finding
+	for _, unit := range strays {
+		all = append(all, doctor.Finding{
+			Check: name + " " + unit, Verdict: doctor.Warning,
+			Detail: unit + " runs, but nothing configures it: " + bus.Target + " does not want it, and its next start is without its GPU's settings, or fails",
+			Mend:   "gpuherd stop " + selection.Short(unit) + " ends it; to keep it, bring back its GPU or its service file (gpuherd explain), then systemctl daemon-reload",
+		})
+	}
+	return all
 }
 
 // since is when a unit last changed its state; zero: not known.

@@ -137,7 +137,7 @@ func (a *app) observeOthers(ctx context.Context, names []string, known map[strin
 func (a *app) usual(names []string) map[string]resources.Usage {
 	used := make(map[string]resources.Usage, len(names))
 	for _, name := range names {
-		if use, err := resources.Glance(a.rootDir, "/gpuherd.slice/"+name); err == nil {
+		if use, err := resources.Glance(a.rootDir, "/"+herdSlice+"/"+name); err == nil {
 			used[name] = use
 		}
 	}

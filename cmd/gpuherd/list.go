@@ -25,7 +25,8 @@ func (a *app) list() *cobra.Command {
 from the kernel's control groups, so that neither Redis nor the monitor is
 needed. Without a selection: every worker; with --all gpuherd's own units too.
 What the GPUs do is the monitor's to tell, on a loopback address or by way of
-Redis; where neither answers, list says so and shows the rest.
+Redis; where neither answers, list says so and shows the rest. Below the table
+it names what runs and is not configured any more, but for that of --host.
 
 UPTIME is how long the unit has been active. RESTARTS counts systemd's automatic
 ones, from zero after a start by hand; the monitor's figure, in Redis and its
@@ -71,9 +72,13 @@ func (a *app) printList(ctx context.Context, words []string, all, asJSON bool) e
 	}
 	if len(workers) == 0 {
 		a.complain("the herd is empty; `gpuherd explain` says why")
-		return nil
+	} else if err := listTable(workers).Write(a.stdout, a.out); err != nil {
+		return err
 	}
-	return listTable(workers).Write(a.stdout, a.out)
+	if len(words) == 0 {
+		a.tellStrays(ctx, workers)
+	}
+	return nil
 }
 
 // listTable renders workers for people. Columns of GPUs are there where

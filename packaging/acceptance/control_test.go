@@ -217,6 +217,28 @@ func TestDeleteAndEnable(t *testing.T) {
 	h.gpuherd(0, "verify")
 	h.gpuherd(0, "enable", name)
 	is("active")
+
+	// Without its file it runs on, which is told, and stop ends it.
+	aside := file + ".aside"
+	t.Cleanup(func() { _ = os.Remove(aside) }) // it was put back
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+		h.reload()
+	}
+	move(file, aside)
+	is("active")
+	if said := h.gpuherd(0, "list"); !strings.Contains(said, "not configured any more, but running: "+unit) {
+		t.Errorf("list does not tell of %s:\n%s", unit, said)
+	}
+	if said, _, _ := run(t, "gpuherd", "doctor"); !strings.Contains(said, unit+" runs, but nothing configures it") {
+		t.Errorf("doctor does not tell of %s:\n%s", unit, said)
+	}
+	h.gpuherd(0, "stop", strings.TrimSuffix(unit, ".service"))
+	is("inactive")
+	move(aside, file)
 	h.gpuherd(0, "delete", name)
 	is("inactive")
 }
