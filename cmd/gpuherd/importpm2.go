@@ -50,7 +50,8 @@ one service with a worker on each GPU, if their command lines differ in nothing
 but the GPU's number, or a number that counts with it, such as a port. If one
 does not fit, each stays a service of its own, on the GPU that PM2 had it on.
 cron_restart becomes a timer. Variables and arguments that look like secrets go
-to a file in /etc/gpuherd/environment that only root may read, and are not shown.
+to a file in /etc/gpuherd/environment that only root may read, and are not
+shown.
 
 A dump has its env_NAME applied already; of an ecosystem file --env NAME applies
 env_NAME.
