@@ -46,9 +46,12 @@ ecosystem file: JSON, YAML, or JavaScript where node is installed, which runs
 it. Nothing is changed without --write, and no file is ever written over.
 
 Apps that are one for each GPU by their names (worker-gpu0, worker-gpu1) become
-one service with a worker on each GPU. cron_restart becomes a timer. Variables
-and arguments that look like secrets go to a file in
-/etc/gpuherd/environment that only root may read, and are not shown.
+one service with a worker on each GPU, if their command lines differ in nothing
+but the GPU's number, or a number that counts with it, such as a port. If one
+does not fit, each stays a service of its own, on the GPU that PM2 had it on.
+cron_restart becomes a timer. Variables and arguments that look like secrets go
+to a file in /etc/gpuherd/environment that only root may read, and are not
+shown.
 
 A dump has its env_NAME applied already; of an ecosystem file --env NAME applies
 env_NAME.

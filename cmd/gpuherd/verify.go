@@ -98,7 +98,7 @@ func programs(root string, c *config.Config) unitfile.Problems {
 	if origin := c.Origin("Worker.Exec"); origin != config.BuiltIn {
 		if why := notExecutable(root, c.Worker.Exec[0]); why != "" {
 			p := problemAt(origin, "Exec", c.Worker.Exec[0]+" "+why)
-			p.Warning, p.Fix = true, "jobs fail until it is there"
+			p.Warning, p.Fix = true, "no worker starts until it can be run"
 			problems = append(problems, p)
 		}
 	}

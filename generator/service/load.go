@@ -46,6 +46,14 @@ func load(root string, f rootfs.Found) (*Service, unitfile.Problems) {
 	}
 	base, problems := unitfile.Parse(f.Path, data)
 	if problems.Failed() {
+		// The lines that could be read may have problems of their own. What the
+		// file has not at all may be in the others.
+		_, more := Parse(name, f.Path, base)
+		for _, p := range more {
+			if p.Line > 0 {
+				problems = append(problems, p)
+			}
+		}
 		return broken, problems
 	}
 
@@ -142,9 +150,7 @@ func Parse(name, file string, base *unitfile.File, dropins ...*unitfile.File) (*
 	p.commandLines()
 	p.directives()
 	p.dependencies()
-	if !p.broken {
-		p.spelling() // what breaks a file has said so, with the key that was meant
-	}
+	p.spelling()
 	if p.broken {
 		return &Service{Name: name, Path: file, Broken: true}, p.problems
 	}

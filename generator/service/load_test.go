@@ -65,6 +65,12 @@ func TestParse(t *testing.T) {
 		"last wins":  {"[X-GPU]\nPer=mig\nPer=host" + run, def(func(s *Service) { s.Per = PerHost }), nil},
 		"bad per":    {"[X-GPU]\nPer=card" + run, broken, []string{`a.service:2: Per=: "card" is no kind of device; write gpu, mig or host`}},
 		"bad values": {"[X-GPU]\nInstances=0\nInstances=x\nEnabled=maybe\nIsolate=2\nNUMA=near\nEnabledVariable=A-B" + run, def(nil), []string{`a.service:2: Instances=: "0" is not a number from 1 to 256; Enabled=no switches a service off`, `a.service:3: Instances=: "x" is not a number from 1 to 256; 1 is used`, `a.service:4: Enabled=: "maybe" is neither yes nor no; yes is used`, `a.service:5: Isolate=: "2" is neither yes nor no; yes is used`, `a.service:6: NUMA=: "near" is unknown; write preferred, strict or off; preferred is used`, `a.service:7: EnabledVariable=: "A-B" is no name for an environment variable; write letters, digits and _, a letter first`}},
+		"bad per and typos": {"[Unit]\nAftr=a.service\n[X-GPU]\nPer=gpus\nNUMA=far" + run + "Restrat=no", broken, []string{
+			`a.service:4: Per=: "gpus" is no kind of device; write gpu, mig or host`,
+			`a.service:5: NUMA=: "far" is unknown; write preferred, strict or off; preferred is used`,
+			"a.service:2: Aftr=: no usual key of [Unit], and systemd ignores what it does not know; did you mean After=?",
+			"a.service:8: Restrat=: no usual key of [Service], and systemd ignores what it does not know; did you mean Restart=?",
+		}},
 		"bad memory": {"[X-GPU]\nMinMemory=all" + run, broken, []string{`a.service:2: MinMemory=: "all" is no size such as 512M or 1.5G; write a size such as 40G; until it is mended the service runs nowhere`}},
 		"bad glob":   {"[X-GPU]\nModel=*L4 [a" + run, broken, []string{`a.service:2: Model=: "[a" is no glob; until it is mended the service runs nowhere`}},
 		"bad quote":  {"[X-GPU]\nModel='a" + run, broken, []string{`a.service:2: Model=: quote ' is not closed; until it is mended the service runs nowhere`}},

@@ -57,13 +57,14 @@ var alike = strings.Fields(`
 	StateDirectoryQuota TimeoutCleanSec`)
 
 // spelling warns of keys that look like a typo of a usual one: systemd ignores
-// those, and the operator believes them set.
+// those, and the operator believes them set. Of a key that runnable took for a
+// misspelt ExecStart= all is said.
 func (p *parser) spelling() {
 	for _, section := range []string{"Unit", "Service"} {
 		known := usual[section]
 		for _, e := range p.s.File.Entries(section) {
 			if slices.Contains(known, e.Key) || slices.Contains(alike, e.Key) || strings.HasPrefix(e.Key, "X-") ||
-				strings.HasPrefix(e.Key, "Condition") || strings.HasPrefix(e.Key, "Assert") {
+				strings.HasPrefix(e.Key, "Condition") || strings.HasPrefix(e.Key, "Assert") || p.told(e) {
 				continue
 			}
 			if near := unitfile.Nearest(e.Key, known); near != "" {
@@ -72,6 +73,13 @@ func (p *parser) spelling() {
 			}
 		}
 	}
+}
+
+// told says whether there is a problem with an assignment already.
+func (p *parser) told(e unitfile.Entry) bool {
+	return slices.ContainsFunc(p.problems, func(q *unitfile.Problem) bool {
+		return q.File == e.File && q.Line == e.Line && q.Key == e.Key
+	})
 }
 
 // sections reports those that systemd ignores. One that was meant to be

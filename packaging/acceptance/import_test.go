@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -271,17 +272,28 @@ func TestImported(t *testing.T) {
 		maps.Copy(app, more)
 		return app
 	}
-	gpu := func(n string) map[string]any {
-		app := app("pm-worker-gpu"+n, map[string]any{"args": []string{"--port", "800" + n}})
+	gpu := func(name, n, port string) map[string]any {
+		app := app(name+n, map[string]any{"args": []string{"--port", port}})
 		app["env"].(map[string]string)["GPU_ID"] = n
 		return app
 	}
-	dump, err := json.Marshal([]map[string]any{
+	dumped := []map[string]any{
 		app("pm-shell", map[string]any{"args": []string{"--flag", ";", "x y", "$HOME", "%i", `"q"`}}),
 		app("pm-binary", map[string]any{"pm_exec_path": a.at("tool"), "exec_interpreter": "none", "args": []string{"given", "-v"}, "kill_timeout": 5000}),
 		app("pm-limited", map[string]any{"max_memory_restart": 300 << 20, "exp_backoff_restart_delay": 100}),
-		gpu("0"), gpu("1"),
-	})
+		gpu("pm-worker-gpu", "0", "8000"), gpu("pm-worker-gpu", "1", "8001"),
+	}
+	arguments := map[string][]string{
+		"pm-shell": {"--flag", ";", "x y", "$HOME", "%i", `"q"`}, "pm-binary": {"-v"}, "pm-limited": {},
+		"pm-worker-gpu0": {"--port", "8000"}, "pm-worker-gpu1": {"--port", "8001"},
+	}
+	// A port that %i cannot give, on each GPU of the machine.
+	for n := range 8 {
+		index, port := strconv.Itoa(n), strconv.Itoa(8188+n)
+		dumped = append(dumped, gpu("pm-comfyui-gpu", index, port))
+		arguments["pm-comfyui-gpu"+index] = []string{"--port", port}
+	}
+	dump, err := json.Marshal(dumped)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,12 +304,9 @@ func TestImported(t *testing.T) {
 	a.start()
 
 	want, got := map[string]given{}, map[string]given{}
-	for name, args := range map[string][]string{
-		"pm-shell": {"--flag", ";", "x y", "$HOME", "%i", `"q"`}, "pm-binary": {"-v"}, "pm-limited": {},
-		"pm-worker-gpu0": {"--port", "8000"}, "pm-worker-gpu1": {"--port", "8001"},
-	} {
+	for name, args := range arguments {
 		env := a.env(name)
-		if n, isGPU := strings.CutPrefix(name, "pm-worker-gpu"); isGPU {
+		if _, n, isGPU := strings.Cut(name, "-gpu"); isGPU {
 			env["GPU_ID"] = n
 		}
 		want[name] = given{Options: []string{}, Args: args, Dir: a.at("a folder"), Env: env}
@@ -309,5 +318,5 @@ func TestImported(t *testing.T) {
 	if got, want := a.memoryMax("pm-limited.service"), fmt.Sprint(300<<20); got != want {
 		t.Errorf("MemoryMax is %s, want %s", got, want)
 	}
-	a.keepSecrets("pm-shell", "pm-binary", "pm-limited", "pm-worker-gpu")
+	a.keepSecrets("pm-shell", "pm-binary", "pm-limited", "pm-worker-gpu", "pm-comfyui-gpu")
 }

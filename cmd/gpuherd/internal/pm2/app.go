@@ -25,6 +25,7 @@ type app struct {
 	cluster   bool
 	variable  string // that numbers instances
 	increment string // variable that grows with each instance
+	counts    bool   // some of argv are in the environment file of each GPU
 
 	settings
 }

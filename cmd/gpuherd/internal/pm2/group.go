@@ -1,6 +1,7 @@
 package pm2
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -22,30 +23,22 @@ type group struct {
 var gpuName = lazyregexp.New(`(?i)^(.*(?:gpu|cuda))[-_.:]?([0-9]{1,3})$`)
 
 // groups puts the instances of an app together, and apps that are one for each
-// GPU by their names, in the order of the first.
+// GPU, in the order of the first.
 func (r *result) groups(apps []*app) []*group {
 	var all []*group
-	byName, byGPU := map[string]*group{}, map[string]*group{}
+	byGPU, byName := r.forGPUs(apps), map[string]*group{}
 	for _, a := range apps {
+		if g := byGPU[a]; g != nil {
+			if g.apps[0] == a {
+				all = append(all, g)
+			}
+			continue
+		}
 		if g := byName[a.name]; g != nil && a.dumped {
 			g.apps = append(g.apps, a)
 			continue
 		}
 		g := &group{apps: []*app{a}, prefix: a.name}
-		if m := gpuName().FindStringSubmatch(a.name); m != nil && !a.cluster && a.instances == 1 {
-			n, _ := strconv.Atoi(m[2])
-			index := strconv.Itoa(n)
-			if first := byGPU[m[1]]; first != nil {
-				if !slices.Contains(first.index, index) && first.takes(a, index) {
-					first.apps, first.index = append(first.apps, a), append(first.index, index)
-					continue
-				}
-				r.note(a.name, "name", "looks like one of %s for another GPU, but its command line is another one: it is a service of its own", m[1])
-			} else {
-				g.gpu, g.index, g.prefix = true, []string{index}, m[1]
-				byGPU[m[1]] = g
-			}
-		}
 		byName[a.name] = g
 		all = append(all, g)
 	}
@@ -58,21 +51,100 @@ func (r *result) groups(apps []*app) []*group {
 	return all
 }
 
-// takes says whether a's command line is that of the group with another number.
-func (g *group) takes(a *app, index string) bool {
-	apps, indexes := append(slices.Clone(g.apps), a), append(slices.Clone(g.index), index)
-	if _, ok := common(apps, indexes, func(a *app) string { return a.cwd }); !ok {
-		return false
-	}
-	for i := range a.argv {
-		if len(a.argv) != len(g.apps[0].argv) {
-			return false
+// forGPUs returns the groups of apps that are one for each GPU by their names.
+// Where one of them is another program than the others, none is in a group: a
+// service with a worker on each GPU would run on the GPU of that one, too.
+func (r *result) forGPUs(apps []*app) map[*app]*group {
+	var found []*group
+	byPrefix, names := map[string]*group{}, map[string]int{}
+	for _, a := range apps {
+		names[a.name]++
+		m := gpuName().FindStringSubmatch(a.name)
+		if m == nil {
+			continue
 		}
-		if _, ok := common(apps, indexes, func(a *app) string { return a.argv[i] }); !ok {
-			return false
+		g := byPrefix[m[1]]
+		if g == nil {
+			g = &group{gpu: true, prefix: m[1]}
+			byPrefix[m[1]] = g
+			found = append(found, g)
+		}
+		n, _ := strconv.Atoi(m[2])
+		g.apps, g.index = append(g.apps, a), append(g.index, strconv.Itoa(n))
+	}
+	groups := map[*app]*group{}
+	for _, g := range found {
+		why := g.differ(names)
+		for _, a := range g.apps {
+			switch {
+			case why == "":
+				groups[a] = g
+			case len(g.apps) > names[a.name]:
+				r.note(a.name, "name", "a service of its own, and not one of %s with a worker on each GPU: %s", g.prefix, why)
+				if gpus := a.env["CUDA_VISIBLE_DEVICES"]; gpus != "" {
+					r.note(a.name, "env", "CUDA_VISIBLE_DEVICES=%s keeps it on its GPU, as under PM2; the others are not closed to it", oneLine(gpus))
+				}
+			}
 		}
 	}
-	return true
+	return groups
+}
+
+// differ says why apps that are one for each GPU by their names are not one
+// service, or nothing.
+func (g *group) differ(names map[string]int) string {
+	first := g.apps[0]
+	for i, a := range g.apps {
+		switch {
+		case a.cluster || a.instances != 1 || names[a.name] > 1:
+			return oneLine(a.name) + " runs more than once"
+		case slices.Contains(g.index[:i], g.index[i]):
+			return "two are for GPU " + g.index[i]
+		case len(a.argv) != len(first.argv):
+			return fmt.Sprintf("%s and %s differ in the number of their arguments", oneLine(first.name), oneLine(a.name))
+		}
+	}
+	if _, ok := common(g.apps, g.index, func(a *app) string { return a.cwd }); !ok {
+		return "their folders differ in more than the number of the GPU"
+	}
+	for i := range first.argv {
+		value := func(a *app) string { return a.argv[i] }
+		if _, ok := common(g.apps, g.index, value); !ok && (i == 0 || !counted(g.apps, g.index, value)) {
+			// Neither is quoted: it may be a secret.
+			return fmt.Sprintf("word %d of their command lines differs in more than the number of the GPU", i+1)
+		}
+	}
+	return ""
+}
+
+var number = lazyregexp.New(`[0-9]{1,9}`)
+
+// counted says whether the apps' values are the same but for one number, which
+// is the app's index and something that all have in common: ports from 8188 on.
+func counted(apps []*app, index []string, value func(*app) string) bool {
+	first := value(apps[0])
+	for _, at := range number().FindAllStringIndex(first, -1) {
+		before, after := first[:at[0]], first[at[1]:]
+		base := 0
+		fits := func(i int, a *app) bool {
+			rest, starts := strings.CutPrefix(value(a), before)
+			digits, ends := strings.CutSuffix(rest, after)
+			n, err := strconv.Atoi(digits)
+			gpu, _ := strconv.Atoi(index[i])
+			if i == 0 {
+				base = n - gpu
+			}
+			return starts && ends && err == nil && strconv.Itoa(n) == digits && n-gpu == base
+		}
+		all := true
+		for i, a := range apps {
+			all = all && fits(i, a)
+		}
+		if all {
+			return true
+		}
+	}
+	return false
 }
 
 // common returns the text that gives each app's value when mark is replaced by
@@ -119,8 +191,20 @@ func (r *result) merged(g *group) (*app, []map[string]string) {
 	}
 	a.cwd, _ = common(g.apps, g.index, func(a *app) string { return a.cwd })
 	a.argv = slices.Clone(a.argv)
+	each := make([]map[string]string, len(g.apps))
+	for i := range each {
+		each[i] = map[string]string{}
+	}
 	for i := range a.argv {
-		a.argv[i], _ = common(g.apps, g.index, func(a *app) string { return a.argv[i] })
+		form, ok := common(g.apps, g.index, func(a *app) string { return a.argv[i] })
+		if !ok {
+			for n, app := range g.apps {
+				each[n][argument(i)] = app.argv[i]
+			}
+			a.argv[i], a.counts = standIn(i), true
+			continue
+		}
+		a.argv[i] = form
 		if strings.Contains(a.argv[i], mark) {
 			r.note(first.name, "args", "the number of the GPU is %%i; a worker sees its own GPU alone, which CUDA counts as 0")
 		}
@@ -138,10 +222,8 @@ func (r *result) merged(g *group) (*app, []map[string]string) {
 	}
 
 	var left []string
-	each := make([]map[string]string, len(g.apps))
 	all := map[string]bool{}
-	for i, app := range g.apps {
-		each[i] = map[string]string{}
+	for _, app := range g.apps {
 		for name := range app.env {
 			all[name] = true
 		}

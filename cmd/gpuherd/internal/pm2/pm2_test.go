@@ -192,6 +192,28 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
+// Several instances of an app for one GPU: a worker on each GPU would be on that
+// of the other app, too.
+func TestInstancesForOneGPU(t *testing.T) {
+	t.Parallel()
+	raw := func(name string) Raw {
+		return Raw{Options: map[string]any{"name": name, "pm_exec_path": "/srv/x", "pm_cwd": "/srv"}, Dumped: true}
+	}
+	r, err := Import([]Raw{raw("w-gpu0"), raw("w-gpu0"), raw("w-gpu1")}, "", testSystem())
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, r)
+	if diff := cmp.Diff([]string{"w-gpu0-0", "w-gpu0-1", "w-gpu1"}, r.Services); diff != "" {
+		t.Errorf("services (-want +got):\n%s", diff)
+	}
+	for _, f := range r.Files {
+		if !strings.Contains(f.Text, "\nPer=host\n") {
+			t.Errorf("%s:\n%s", f.Path, f.Text)
+		}
+	}
+}
+
 func TestCalendar(t *testing.T) {
 	t.Parallel()
 	analyze, err := exec.LookPath("systemd-analyze")

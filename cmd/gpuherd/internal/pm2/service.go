@@ -117,6 +117,11 @@ func (r *result) one(g *group, a *app, name string, each []map[string]string) er
 	}
 	u.set("After", "network-online.target")
 	u.set("Wants", "network-online.target")
+	if a.counts {
+		u.comment("Only where the GPU has a file with its arguments.")
+		u.set("ConditionPathExists", "%s", path.Join(EnvironmentDir, name+"-%i.env"))
+		r.note(a.name, "args", "those that count with the GPU, such as a port, are in %s/%s-N.env; a GPU that has no such file has no worker", EnvironmentDir, name)
+	}
 	r.startLimit(&u, a)
 
 	u.section("X-GPU")
@@ -220,20 +225,19 @@ func (r *result) execStart(u *unit, g *group, a *app, secrets map[string]string,
 		}
 	}
 	argv := slices.Clone(a.argv)
-	hidden := map[string]string{}
 	next := false
 	for i, arg := range argv {
 		holds, names := r.system.SecretIn(arg)
 		if i > 0 && (holds || next) {
-			variable := fmt.Sprintf("ARGUMENT_%d", i)
-			stand := fmt.Sprintf("GPUHERD-ARGUMENT-%d-MARK", i)
-			argv[i], hidden[stand] = stand, "${"+variable+"}"
-			if strings.Contains(arg, mark) {
+			argv[i] = standIn(i)
+			switch {
+			case arg == argv[i]: // it is in the files of each GPU
+			case strings.Contains(arg, mark):
 				for n := range each {
-					each[n][variable] = strings.ReplaceAll(arg, mark, g.index[n])
+					each[n][argument(i)] = strings.ReplaceAll(arg, mark, g.index[n])
 				}
-			} else {
-				secrets[variable] = arg
+			default:
+				secrets[argument(i)] = arg
 			}
 			r.note(a.name, "args", "an argument looks like a secret: it is in the environment file, but every user sees the arguments of a process")
 		}
@@ -249,11 +253,18 @@ func (r *result) execStart(u *unit, g *group, a *app, secrets map[string]string,
 	if err != nil {
 		return "", err
 	}
-	for stand, variable := range hidden {
-		command = strings.ReplaceAll(command, stand, variable)
+	for i := range a.argv {
+		command = strings.ReplaceAll(command, standIn(i), "${"+argument(i)+"}")
 	}
 	return strings.ReplaceAll(command, mark, "%i"), nil
 }
+
+// argument is the variable for a word of the command line that is a secret or
+// each GPU's own.
+func argument(i int) string { return fmt.Sprintf("ARGUMENT_%d", i) }
+
+// standIn stands for that variable until the command line is quoted.
+func standIn(i int) string { return fmt.Sprintf("GPUHERD-ARGUMENT-%d-MARK", i) }
 
 // envFiles keeps secrets out of the unit file, and what is each GPU's own.
 func (r *result) envFiles(u *unit, g *group, a *app, name string, secrets map[string]string, each []map[string]string) {
