@@ -396,7 +396,7 @@ func TestCancelEndsTheJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.state("job-1", queue.Cancelled)
-	f.want("job-1", queue.Record{State: queue.Cancelled, Worker: "a"})
+	f.want("job-1", queue.Record{State: queue.Cancelled, Attempts: 1, Worker: "a"})
 	f.add("job-2", "timeout", "0.1", "max_attempts", 1) // it goes on, to the next
 	f.state("job-2", queue.Dead)
 	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "timed out after 100ms", Reason: "timeout"})
