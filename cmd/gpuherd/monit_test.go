@@ -229,6 +229,31 @@ func TestMonit(t *testing.T) {
 	s.sees("^rc=0")
 }
 
+// TestMonitDetailsAreLive: a restart is asked for where the old process is shown,
+// and the new one is seen without another key.
+func TestMonitDetailsAreLive(t *testing.T) {
+	t.Parallel()
+	units := herdOfScripts()
+	for i := range units {
+		if units[i].Name == "redis-worker@0.service" {
+			units[i].Props["MainPID"] = uint32(1 << 30) // nobody's
+			units[i].After = map[string]any{"MainPID": uint32(1<<30 + 1), "StatusText": "fresh"}
+		}
+	}
+	systemd := systemdtest.Start(t, units...)
+	s := newScreen(t, "gpuherd monit redis-worker; echo rc=$?; exec sleep 600",
+		"DBUS_SYSTEM_BUS_ADDRESS="+systemd.Address, "REDIS_URL=redis://127.0.0.1:1", "SHELL=/bin/sh")
+	s.sees("log of redis-worker@0")
+	s.keys("Enter")
+	s.sees("details of redis-worker@0", "Main PID: +1073741824\\b")
+	s.keys("r", "y")
+	s.sees(`redis-worker@0: restarted in \d+ms`, "Main PID: +1073741825\\b", "Status: +fresh")
+	s.keys("q")
+	s.sees("log of redis-worker@0 .* fresh")
+	s.keys("q")
+	s.sees("^rc=0")
+}
+
 // newScalable returns the screen of a machine with two GPUs and the services of
 // herdOfMachines, its systemd, and the folder with its files. Jobs on the units
 // of which jobs tells end as it says.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -145,6 +147,13 @@ func (w *worker) says(prefix string) bool {
 		}
 	}
 	return false
+}
+
+// matches says whether systemd was told a line that the expression matches.
+func (w *worker) matches(expression string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.told, regexp.MustCompile(expression).MatchString)
 }
 
 func (f *fixture) start(args ...string) *worker {
@@ -358,6 +367,69 @@ func TestWaitsForRedisBeforeItIsReady(t *testing.T) {
 	w.exit(0)
 }
 
+// TestStatusSaysWhatIsWrongWithRedis: where it answers, "does not answer" would
+// send people to look at the network.
+func TestStatusSaysWhatIsWrongWithRedis(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name        string
+		user        string
+		wrong, mend []any // commands
+		says        string
+	}{
+		{"password", "worker:secret@", nil, []any{"ACL", "SETUSER", "worker", "on", ">secret", "~*", "&*", "+@all"}, "refuses the user or password"},
+		{"memory", "", []any{"CONFIG", "SET", "maxmemory", 1}, []any{"CONFIG", "SET", "maxmemory", 0}, "is full"},
+		{"replica", "", []any{"REPLICAOF", "127.0.0.1", 1}, []any{"REPLICAOF", "NO", "ONE"}, "is read-only"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			tell := func(command []any) {
+				t.Helper()
+				if err := f.redis.Do(f.ctx, command...).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tt.wrong != nil {
+				tell(tt.wrong)
+			}
+			w := f.start("--redis", "unix://"+tt.user+f.srv.Socket, "--exec", "/bin/true")
+			f.until("status", func() bool { return w.matches("^STATUS=Redis at .* " + tt.says + "$") })
+			f.until("log", func() bool { return w.tells("Redis " + tt.says + ", trying again") })
+			if w.matches("does not answer") {
+				t.Error("it is said not to answer")
+			}
+			if w.matches("secret") || w.tells("secret") {
+				t.Error("the password is told")
+			}
+			tell(tt.mend)
+			f.until("idle", func() bool { return w.tells("Redis answers") })
+		})
+	}
+}
+
+// The lease is renewed by a goroutine of its own, and an end is written by the
+// main one: both say it with the job.
+func TestStatusOfAJobSaysWhatIsWrongWithRedis(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.add("job-1")
+	w := f.start("--consumer", "a", "--exec", `/bin/sh -c 'echo $$ >> "$DIR"/runs; while ! [ -e "$DIR"/go ]; do sleep 0.01; done'`)
+	f.until("a run", func() bool { return f.runs("runs") == 1 })
+	if err := f.redis.Do(f.ctx, "REPLICAOF", "127.0.0.1", 1).Err(); err != nil {
+		t.Fatal(err)
+	}
+	f.until("renewal", func() bool { return w.matches(`^STATUS=job job-1, attempt 1 of 3 \(Redis is read-only\)$`) })
+	if err := os.WriteFile(filepath.Join(f.dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.until("end", func() bool { return w.matches("^STATUS=job job-1 finished, but Redis is read-only$") })
+	if err := f.redis.Do(f.ctx, "REPLICAOF", "NO", "ONE").Err(); err != nil {
+		t.Fatal(err)
+	}
+	f.state("job-1", queue.Succeeded)
+}
+
 func TestPausedQueue(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -396,7 +468,7 @@ func TestCancelEndsTheJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.state("job-1", queue.Cancelled)
-	f.want("job-1", queue.Record{State: queue.Cancelled, Worker: "a"})
+	f.want("job-1", queue.Record{State: queue.Cancelled, Attempts: 1, Worker: "a"})
 	f.add("job-2", "timeout", "0.1", "max_attempts", 1) // it goes on, to the next
 	f.state("job-2", queue.Dead)
 	f.want("job-2", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "timed out after 100ms", Reason: "timeout"})

@@ -93,7 +93,8 @@ func (c *Claim) Fail(ctx context.Context, f Failure) (dead bool, err error) {
 }
 
 // Release hands the job back as if the attempt had not begun. It is the next
-// that anybody claims.
+// that anybody claims, unless it is to be cancelled: then it ends, and the
+// attempt counts.
 func (c *Claim) Release(ctx context.Context) error {
 	n, err := releaseScript.Run(ctx, c.q.redis, c.keys(), c.args(c.q.ttl())...).Int()
 	return c.outcome("release", n, err)

@@ -45,6 +45,7 @@ var promises = []struct {
 	{"cancelling, then failed for the last time", short, cancelReachesTheWorker(false, "last")},
 	{"cancelling, then finished", short, cancelReachesTheWorker(true, "finish")},
 	{"cancelling, then lost", short, cancelReachesTheWorker(false, "lost")},
+	{"an attempt that was cancelled counts", short, cancelledAttemptCounts},
 	{"dead and delayed are retried", short, retryOfDeadAndDelayed},
 	{"the dead are retried and purged", short, deadAreRetriedAndPurged},
 	{"list, find and stats", queue.Options{Block: short.Block}, listFindAndStats},

@@ -296,8 +296,12 @@ func (m *model) endings(w *world, a actor) map[string]func(*world, *actor, *Cons
 	steps := map[string]func(*world, *actor, *Consumer){}
 	for what, do := range ways {
 		steps[what] = func(w *world, a *actor, c *Consumer) {
-			settled := m.view().hash["settled"] == a.claim.name()
+			before := m.view().hash
+			settled := before["settled"] == a.claim.name()
 			told := m.told(do(a.claim, c))
+			if after := m.view().hash; told && after["state"] == Cancelled && after["attempts"] != before["attempts"] {
+				m.t.Errorf("after %s:\nit is cancelled, and its attempts went from %s to %s", strings.Join(w.path, ", "), before["attempts"], after["attempts"])
+			}
 			switch {
 			case a.did != "":
 				if settled && !told {

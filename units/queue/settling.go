@@ -89,7 +89,8 @@ if tonumber(ARGV[10]) > 0 then delay(named, now + ARGV[10]) else wait(call('HGET
 return 'retry'`)
 
 // releaseScript hands a job back as if the attempt had never begun; it is
-// the next to be claimed. Returns 1, or 0 where the lease is lost.
+// the next to be claimed. A job that is to be cancelled ends instead, and its
+// attempt counts. Returns 1, or 0 where the lease is lost.
 //
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] ms to keep the hash of an ended job
@@ -98,9 +99,13 @@ if settled then return 1 end
 if lost then return 0 end
 local f = remove()
 call('HSET', job, 'settled', this)
+if cancelled or not f then
+  over('cancelled', ARGV[5])
+  return 1
+end
 count('released')
 if attempts > 0 then call('HINCRBY', job, 'attempts', -1) end
-if cancelled or not f then over('cancelled', ARGV[5]) else wait('1', f) end
+wait('1', f)
 return 1`)
 
 // buryScript sends an entry that cannot be a job to Q:dead. Returns 1, or 0

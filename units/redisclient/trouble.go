@@ -52,6 +52,25 @@ var mends = map[string]string{
 	Leaderless:   "no Sentinel names a master: check ?master_name= and the addresses in [Redis] URL=",
 }
 
+// says is what Redis does instead, in words that follow its name. They have
+// nothing of the error's own, in which a secret could be.
+var says = map[string]string{
+	Unreachable:  "does not answer",
+	Timeout:      "does not answer",
+	Certificate:  "cannot be trusted by TLS",
+	Unauthorised: "refuses the user or password",
+	Forbidden:    "denies the user a right",
+	ReadOnly:     "is read-only",
+	OutOfMemory:  "is full",
+	Loading:      "is loading its data",
+	WrongType:    "has something else under a key of ours",
+	Unsaved:      "cannot save to its disk",
+	Unclustered:  "has no node for the key",
+	Leaderless:   "has no master",
+	Refused:      "answers with an error",
+	Unknown:      "cannot be used",
+}
+
 // A Trouble is an error of Redis with the reason it has and what mends it.
 type Trouble struct {
 	Reason string // one of Reasons
@@ -71,6 +90,10 @@ func (t *Trouble) Error() string {
 	}
 	return strings.TrimRight(text, ". ") + "; " + t.Mend
 }
+
+// Says returns in a few words, for a status, what Redis does instead of what
+// it should: "is full". They follow its name.
+func (t *Trouble) Says() string { return says[t.Reason] }
 
 // Unwrap returns Err.
 func (t *Trouble) Unwrap() error { return t.Err }

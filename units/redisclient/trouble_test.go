@@ -71,3 +71,26 @@ func TestDiagnose(t *testing.T) {
 		t.Error("nothing is a trouble")
 	}
 }
+
+func TestSays(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]string{
+		io.EOF:                   "does not answer",
+		context.DeadlineExceeded: "does not answer",
+		told("WRONGPASS invalid pair for secret"): "refuses the user or password",
+		told("NOAUTH Authentication required."):   "refuses the user or password",
+		told("OOM command not allowed"):           "is full",
+		told("READONLY You can't write"):          "is read-only",
+		told("LOADING Redis is loading"):          "is loading its data",
+		told("ERR unknown command"):               "answers with an error",
+	} {
+		if got := Diagnose(fmt.Errorf("cannot claim: %w", err)).Says(); got != want {
+			t.Errorf("of %v it says %q, want %q", err, got, want)
+		}
+	}
+	for _, reason := range Reasons {
+		if says[reason] == "" {
+			t.Errorf("nothing is said of %s", reason)
+		}
+	}
+}

@@ -187,7 +187,7 @@ type lease struct {
 	log      *Worker
 	every    time.Duration
 	progress atomic.Pointer[string] // the job's latest
-	away     atomic.Bool            // Redis did not answer the last renewal
+	away     atomic.Pointer[string] // what Redis did instead of the last renewal; nil: it renewed
 	lost     chan struct{}          // closed when the lease is another's
 }
 
@@ -213,7 +213,7 @@ func (l *lease) keep(ctx context.Context) {
 		cancel()
 		switch {
 		case err == nil:
-			if l.away.Swap(false) {
+			if l.away.Swap(nil) != nil {
 				l.log.Log.Info("Redis answers, the lease still holds", "job", l.claim.ID)
 			}
 			backoff.Reset()
@@ -227,7 +227,8 @@ func (l *lease) keep(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		default:
-			if !l.away.Swap(true) {
+			says := redisclient.Diagnose(err).Says()
+			if l.away.Swap(&says) == nil {
 				l.log.Log.Warn("cannot renew the lease, the job goes on", "job", l.claim.ID, "error", err)
 			}
 			wait = backoff.Next()
@@ -253,8 +254,8 @@ func jobStatus(c *queue.Claim, l *lease, draining bool) string {
 	if draining {
 		s += " (draining)"
 	}
-	if l.away.Load() {
-		s += " (Redis does not answer)"
+	if says := l.away.Load(); says != nil {
+		s += " (Redis " + *says + ")"
 	}
 	return s
 }

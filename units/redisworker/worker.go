@@ -328,12 +328,15 @@ func (w *Worker) tell() {
 	}
 }
 
-// away notes that Redis did not do what it should; the log hears it once.
-func (w *Worker) away(err error) {
+// away notes that Redis did not do what it should, and returns what it did
+// instead; the log hears it once.
+func (w *Worker) away(err error) (says string) {
+	trouble := redisclient.Diagnose(err)
 	if w.backoff.Tries() == 0 {
-		w.Log.Warn("Redis does not answer, trying again", "redis", w.Where, "error", redisclient.Diagnose(err))
+		w.Log.Warn("Redis "+trouble.Says()+", trying again", "redis", w.Where, "error", trouble)
 	}
-	w.say(fmt.Sprintf("Redis at %s does not answer", w.Where))
+	w.say(fmt.Sprintf("Redis at %s %s", w.Where, trouble.Says()))
+	return trouble.Says()
 }
 
 // back notes that it does again.
@@ -364,8 +367,7 @@ func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell f
 			log.Warn("lease is lost, nothing is written")
 			return
 		}
-		w.away(err)
-		w.say(fmt.Sprintf("job %s %s, but Redis does not answer", c.ID, what))
+		w.say(fmt.Sprintf("job %s %s, but Redis %s", c.ID, what, w.away(err)))
 		if w.stopped(ctx) && (ctx.Err() != nil || time.Now().After(w.over().Add(settleGrace))) {
 			// Its lease runs out, or its successor takes it at once.
 			log.Error("cannot tell Redis before the end", "what", what, "cause", err)

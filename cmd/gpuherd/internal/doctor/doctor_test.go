@@ -163,7 +163,7 @@ func TestRedis(t *testing.T) {
 	if err := c.ConfigSet(ctx, "requirepass", "hunter2").Err(); err != nil {
 		t.Fatal(err)
 	}
-	tells(t, Redis(ctx, root, cfg), "redis", Problem, "does not answer")
+	tells(t, Redis(ctx, root, cfg), "redis", Problem, "refuses the user or password")
 	root = tree(t, map[string]string{"etc/credstore/gpuherd.redis-password": "hunter2"})
 	all = Redis(ctx, root, cfg)
 	tells(t, all, "redis", OK, "answers in")

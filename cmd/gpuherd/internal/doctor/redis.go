@@ -46,10 +46,11 @@ func Redis(ctx context.Context, root string, cfg config.Redis) []Finding {
 			return []Finding{found(check, Skipped, "sudo gpuherd doctor", "Redis at %s: %v; only root may read the credentials that belong to it", shown, err)}
 		}
 		mend := "look at [Redis] URL= in gpuherd.conf(5), and at Redis' own log"
-		if t := redisclient.Diagnose(err); t.Mend != "" {
-			mend = t.Mend
+		trouble := redisclient.Diagnose(err)
+		if trouble.Mend != "" {
+			mend = trouble.Mend
 		}
-		return []Finding{found(check, Problem, mend, "Redis at %s does not answer: %v", shown, redisclient.Diagnose(err).Err)}
+		return []Finding{found(check, Problem, mend, "Redis at %s %s: %v", shown, trouble.Says(), trouble.Err)}
 	}
 	all := []Finding{found(check, OK, "", "Redis at %s answers in %s", shown, took.Round(100*time.Microsecond))}
 	if d := theirs.Sub(before.Add(took / 2)).Abs(); d > skew {

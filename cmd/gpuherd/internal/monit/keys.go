@@ -66,7 +66,7 @@ func (m *Model) act(key string) (Effect, bool) {
 			m.about = w.Name
 			m.panes[details] = pane{at: 0}
 			m.panes[details].add(Line{Text: "asking systemd…"})
-			return Describe{w.Name}, true
+			return m.describe(), true
 		}
 	case "r":
 		m.ask(jobs.Restart)

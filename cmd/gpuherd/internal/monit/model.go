@@ -96,6 +96,10 @@ type (
 	Suspend struct{}
 )
 
+// renewal is how old details are at least before they are asked for anew: each
+// time is a connection to systemd of its own.
+const renewal = time.Second
+
 // kind is what a pane shows.
 type kind int
 
@@ -133,9 +137,11 @@ type Model struct {
 	number   int    // of the last Follow
 
 	panes [kinds]pane
-	shown kind // pane
-	full  bool // it has the screen for itself
-	about string
+	shown kind      // pane
+	full  bool      // it has the screen for itself
+	about string    // unit of the details
+	asked *Describe // that is not answered yet; nil: none
+	since time.Time // of the last Describe
 
 	typing prompt
 	typed  string
@@ -176,12 +182,7 @@ func (m Model) Update(msg tea.Msg) (Model, Effect) {
 			m.panes[logs].add(msg.Lines...)
 		}
 	case Details:
-		if m.shown == details && msg.Unit == m.about {
-			m.panes[details] = pane{at: 0}
-			for _, line := range msg.Lines {
-				m.panes[details].add(Line{Text: line})
-			}
-		}
+		m.described(msg)
 	case Done:
 		m.note = msg
 	case Counted:
@@ -200,10 +201,47 @@ func (m Model) snapshot(s Snapshot) (Model, Effect) {
 	m.now, m.synced = s, true
 	row := slices.IndexFunc(s.Workers, func(w Worker) bool { return w.Name == m.selected })
 	if row < 0 { // it has left, or this is the first snapshot
-		return m.choose(m.row)
+		var effect Effect
+		if m, effect = m.choose(m.row); effect != nil {
+			return m, effect
+		}
+	} else {
+		m.row = row
 	}
-	m.row = row
+	if m.stale() {
+		return m, m.describe()
+	}
 	return m, nil
+}
+
+// describe asks for the details anew.
+func (m *Model) describe() Effect {
+	ask := Describe{m.about}
+	m.asked, m.since = &ask, m.now.At
+	return ask
+}
+
+// stale reports whether the details are shown, and it is time to ask for them
+// anew: of one that is asked, an answer comes first. Nobody can answer while
+// systemd is lost.
+func (m *Model) stale() bool {
+	return m.shown == details && m.asked == nil && !m.now.Lost && m.now.At.Sub(m.since) >= renewal
+}
+
+// described takes an answer. What somebody reads, searches or filters stays
+// where it is.
+func (m *Model) described(d Details) {
+	if m.asked != nil && d.Unit == m.asked.Unit {
+		m.asked = nil
+	}
+	if m.shown != details || d.Unit != m.about {
+		return
+	}
+	p := &m.panes[details]
+	p.lines, p.first = nil, 0
+	for _, line := range d.Lines {
+		p.add(Line{Text: line})
+	}
 }
 
 // choose selects the worker in a row, or the one nearest to it.

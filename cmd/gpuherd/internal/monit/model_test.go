@@ -628,6 +628,81 @@ func TestPanes(t *testing.T) {
 	s.wanted(Quit{})
 }
 
+func TestDetailsAreLive(t *testing.T) {
+	t.Parallel()
+	describe := Describe{"redis-worker@0.service"}
+	answer := func(up string) Details {
+		d := Details{Unit: describe.Unit, Lines: []string{"State: up " + up}}
+		for i := range 40 {
+			d.Lines = append(d.Lines, fmt.Sprintf("Environment: V%d=%s", i, up))
+		}
+		return d
+	}
+	later := func(d time.Duration) Snapshot {
+		h := herd(2)
+		h.At = noon.Add(d)
+		return h
+	}
+	s := newStage(t, 80, 24)
+	s.tell(herd(2))
+	s.effects = nil
+	s.tell(later(time.Hour)) // nobody looks at them
+	s.wanted()
+	s.press("enter")
+	s.wanted(describe)
+
+	// One question at a time, and each second at most.
+	s.tell(later(time.Hour+2*time.Second), later(time.Hour+4*time.Second))
+	s.wanted()
+	s.tell(answer("4s"))
+	s.has("up 4s")
+	s.tell(later(time.Hour + 6*time.Second))
+	s.wanted(describe)
+	s.tell(answer("6s"), later(time.Hour+6*time.Second+renewal/2))
+	s.wanted()
+	s.has("up 6s")
+	s.hasNot("4s")
+
+	// What somebody reads stays where it is.
+	s.press("G", "/", "'V35=", "enter")
+	s.tell(later(time.Hour+8*time.Second), answer("8s"))
+	s.wanted(describe)
+	s.has(">Environment: V35=8s")
+	s.hasNot("State:")
+	s.press("g")
+	s.has("State: up 8s")
+	s.press("enter")
+
+	// Another's, asked for meanwhile, is not taken for an answer.
+	s.effects = nil
+	s.tell(Details{Unit: "redis-worker@1.service"}, later(2*time.Hour))
+	s.wanted()
+	s.tell(answer("1h"), later(3*time.Hour))
+	s.wanted(describe)
+	s.tell(answer("2h"))
+
+	// Not while systemd is lost, and no more once they are left.
+	lost := later(4 * time.Hour)
+	lost.Lost = true
+	s.tell(lost)
+	s.wanted()
+	s.tell(later(5 * time.Hour))
+	s.wanted(describe)
+	s.press("q")
+	s.tell(answer("5h"), later(6*time.Hour))
+	s.wanted()
+	s.hasNot("5h")
+
+	// Its worker may leave: then whoever is asked says so.
+	s.press("enter")
+	s.tell(answer("6h"))
+	s.effects = nil
+	left := later(7 * time.Hour)
+	left.Workers = nil
+	s.tell(left)
+	s.wanted(describe)
+}
+
 // What workers and logs say must never move the cursor; fits looks at each
 // screen.
 func TestHostileTextIsInert(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -116,13 +117,18 @@ func observed(n int) []state.Observation {
 }
 
 func options(systemd *bustest.Systemd, tty *os.File) Options {
+	var asked atomic.Bool
 	return Options{
 		Host: "host-a", Screen: terminal.Screen{Terminal: true}, Cells: testCells, TTY: tty, Root: "/nonexistent",
 		Bus:    []bus.Option{bus.WithAddress(systemd.Address)},
 		Choose: func(names []string) []string { return names },
 		GPUs:   func(context.Context) ([]state.GPU, error) { return nil, errors.New("no monitor") },
 		Describe: func(_ context.Context, unit string) ([]string, error) {
-			return []string{"all of " + unit, "\x1b[2J"}, nil
+			answer := "first" // and each letter of "later" is another: what stays is not written anew
+			if asked.Swap(true) {
+				answer = "later"
+			}
+			return []string{"all of " + unit, "\x1b[2J", answer}, nil
 		},
 		Control: func(_ context.Context, verb jobs.Verb, unit string) Done {
 			return Done{Text: "did " + string(verb) + " " + unit, OK: true}
@@ -184,6 +190,7 @@ func TestRun(t *testing.T) {
 	person.presses("\r")
 	person.sees("all of redis-worker@0.service")
 	person.sees(`\x1b[2J`)
+	person.sees("later") // they are live
 	person.presses("qry")
 	person.sees("did restart redis-worker@0.service")
 	person.presses("+")
