@@ -90,9 +90,9 @@ func TestMonitorUnderAppArmor(t *testing.T) {
 
 	const token = "sixteen-or-more-of-them"
 	t.Cleanup(func() { h.restartedAs("") })
+	h.redisByName() // before there are credentials that want TLS
 	h.redisByEveryWay(token)
 	h.restartedAs("[Redis]\nURL=unix:///run/redis/redis-server.sock\n")
-	h.redisByName()
 	h.restartedAs("[Redis]\nURL=rediss://127.0.0.1:6390\n[Monitor]\nListen=0.0.0.0:9720\n")
 	if err := askOverTLS(t, "/api/v1/host", token); err != nil {
 		t.Error(err)
