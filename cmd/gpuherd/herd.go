@@ -11,6 +11,7 @@ import (
 
 	"gpuherd/cmd/gpuherd/internal/selection"
 	"gpuherd/generator/gpu"
+	"gpuherd/generator/plan"
 	"gpuherd/monitor/bus"
 	"gpuherd/monitor/resources"
 	"gpuherd/monitor/state"
@@ -137,7 +138,7 @@ func (a *app) observeOthers(ctx context.Context, names []string, known map[strin
 func (a *app) usual(names []string) map[string]resources.Usage {
 	used := make(map[string]resources.Usage, len(names))
 	for _, name := range names {
-		if use, err := resources.Glance(a.rootDir, "/"+herdSlice+"/"+name); err == nil {
+		if use, err := resources.Glance(a.rootDir, "/"+plan.Slice+"/"+name); err == nil {
 			used[name] = use
 		}
 	}

@@ -8,14 +8,9 @@ import (
 	"strings"
 
 	"gpuherd/cmd/gpuherd/internal/selection"
+	"gpuherd/generator/plan"
 	"gpuherd/monitor/resources"
 )
-
-// herdSlice is where a worker is unless its service file says otherwise.
-const herdSlice = "gpuherd.slice"
-
-// generatorDir is where systemd has the generator write.
-const generatorDir = "/run/systemd/generator"
 
 // strays returns the units that run and are of the herd no more: their GPU or
 // their service has left the configuration, and a reload of systemd ends
@@ -26,7 +21,7 @@ func (a *app) strays(ctx context.Context, known map[string]bool) ([]string, erro
 	if a.remote != "" {
 		return nil, nil
 	}
-	running, err := resources.Services(a.rootDir, herdSlice)
+	running, err := resources.Services(a.rootDir, plan.Slice)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +52,7 @@ func (a *app) strays(ctx context.Context, known map[string]bool) ([]string, erro
 		if err != nil {
 			return nil, a.noSystemd(err)
 		}
-		if from, _ := file.Value.Value().(string); from == "" || path.Dir(from) == generatorDir {
+		if from, _ := file.Value.Value().(string); from == "" || path.Dir(from) == "/"+plan.GeneratorDir {
 			strays = append(strays, unit)
 		}
 	}

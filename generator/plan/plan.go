@@ -17,6 +17,9 @@ const GeneratorDir = "run/systemd/generator"
 // Target is the unit that wants every unit of the herd.
 const Target = "gpuherd.target"
 
+// Slice is where a worker is unless its service file says otherwise.
+const Slice = "gpuherd.slice"
+
 // Setup is the service that every other one needs, where there is one of this
 // name: it makes the devices ready.
 const Setup = "shared-setup"

@@ -119,9 +119,6 @@ func optsOut(f *unitfile.File, key string) bool {
 // opts out.
 func (m *maker) needsSetup(c *choice) bool { return m.setup && c.Name != Setup }
 
-// generated is where systemd has generators write, of systemd.generator(7).
-const generated = "/run/systemd/generator/"
-
 func (m *maker) unitDefaults(d *defaults, c *choice) {
 	set := func(key, value string) {
 		if _, ok := d.file.Last("Unit", key); !ok {
@@ -135,7 +132,7 @@ func (m *maker) unitDefaults(d *defaults, c *choice) {
 		set("Description", unitfile.EscapeSpecifiers(c.Name)+" on GPU %i")
 		// An instance may run that is no longer planned. Nothing would bind it to
 		// a GPU when it is started again, and it could open all of them.
-		d.unit = append(d.unit, unitfile.Entry{Key: "ConditionPathExists", Value: generated + dropInPath("%n")})
+		d.unit = append(d.unit, unitfile.Entry{Key: "ConditionPathExists", Value: "/" + GeneratorDir + "/" + dropInPath("%n")})
 	}
 	// A worker is worth restarting for ever: see restart.
 	set("StartLimitIntervalSec", "0")
@@ -155,7 +152,7 @@ func (m *maker) unitDefaults(d *defaults, c *choice) {
 const withheld = "~CAP_SYS_ADMIN CAP_MKNOD CAP_SYS_MODULE CAP_SYS_RAWIO CAP_SYS_BOOT CAP_SYS_TIME CAP_SYS_PACCT CAP_AUDIT_CONTROL CAP_MAC_ADMIN CAP_MAC_OVERRIDE CAP_WAKE_ALARM CAP_BLOCK_SUSPEND"
 
 func (m *maker) serviceDefaults(d *defaults, c *choice) bool {
-	d.set("Slice", "gpuherd.slice")
+	d.set("Slice", Slice)
 	if c.Per == service.PerHost {
 		d.set("MemoryMax", "500M")
 	} else {

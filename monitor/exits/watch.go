@@ -160,8 +160,12 @@ func (w *Watch) Run(ctx context.Context) error {
 		n := 0
 		var failed error
 		err := w.raw.Read(func(poll uintptr) bool {
-			n, failed = unix.EpollWait(int(poll), events, 0)
-			return n > 0 || failed != nil && !errors.Is(failed, unix.EINTR)
+			for {
+				// What is left here is not told again.
+				if n, failed = unix.EpollWait(int(poll), events, 0); !errors.Is(failed, unix.EINTR) {
+					return n > 0 || failed != nil
+				}
+			}
 		})
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the read ended as it was asked to

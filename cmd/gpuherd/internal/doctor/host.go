@@ -125,13 +125,11 @@ func inventory(root string) Finding {
 func Generator(root string, r *generator.Result, now time.Time) Finding {
 	const check = "generator"
 	generated := ""
-	for _, dir := range []string{"/run/systemd/generator"} {
-		files, _ := filepath.Glob(filepath.Join(rootfs.Path(root, dir), "*.service"))
-		for _, file := range files {
-			if head, err := os.ReadFile(file); err == nil && strings.HasPrefix(string(head), "# "+plan.Header) {
-				generated = file
-				break
-			}
+	files, _ := filepath.Glob(filepath.Join(rootfs.Path(root, "/"+plan.GeneratorDir), "*.service"))
+	for _, file := range files {
+		if head, err := os.ReadFile(file); err == nil && strings.HasPrefix(string(head), "# "+plan.Header) {
+			generated = file
+			break
 		}
 	}
 	if generated == "" {
