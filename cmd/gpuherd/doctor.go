@@ -187,7 +187,7 @@ func strayFindings(strays []string, err error) []doctor.Finding {
 	for _, unit := range strays {
 		all = append(all, doctor.Finding{
 			Check: name + " " + unit, Verdict: doctor.Warning,
-			Detail: unit + " runs, but nothing configures it: " + bus.Target + " does not want it, and once it ends nothing starts it again",
+			Detail: unit + " runs, but nothing configures it: " + bus.Target + " does not want it, and nothing binds it to a GPU when it is started again",
 			Mend:   "gpuherd stop " + selection.Short(unit) + " ends it; to keep it, bring back its GPU or its service file (gpuherd explain), then systemctl daemon-reload",
 		})
 	}

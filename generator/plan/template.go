@@ -130,8 +130,9 @@ func (m *maker) unitDefaults(d *defaults, c *choice) {
 		set("Description", unitfile.EscapeSpecifiers(c.Name))
 	} else {
 		set("Description", unitfile.EscapeSpecifiers(c.Name)+" on GPU %i")
-		// An instance may run that is no longer planned. Nothing would bind it to
-		// a GPU when it is started again, and it could open all of them.
+		// An instance may run that is no longer planned: nothing would bind it to
+		// a GPU when it is started again. From 254 on systemd does not look at
+		// conditions in a restart of its own: see DevicePolicy=.
 		d.unit = append(d.unit, unitfile.Entry{Key: "ConditionPathExists", Value: "/" + GeneratorDir + "/" + dropInPath("%n")})
 	}
 	// A worker is worth restarting for ever: see restart.
@@ -157,6 +158,9 @@ func (m *maker) serviceDefaults(d *defaults, c *choice) bool {
 		d.set("MemoryMax", "500M")
 	} else {
 		d.set("MemoryMax", "2G")
+		if c.Isolate {
+			d.set("DevicePolicy", "closed") // what opens a GPU is in the drop-in of each instance
+		}
 	}
 	if !c.Oneshot() {
 		m.restart(d)

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An instance that nothing binds to a GPU is not started, as one that runs on
-// after its GPU left the configuration and is then killed.
+// An instance that nothing binds to a GPU is not started, and could open none.
+// One may run on after its GPU left the configuration, and be killed: systemd
+// 252 looks at the condition then, 257 does not.
 func TestUnplannedInstance(t *testing.T) {
 	h := open(t)
 	const name = "redis-worker@77.service"
@@ -31,6 +32,9 @@ func TestUnplannedInstance(t *testing.T) {
 	}
 	if active, condition := property(name, "ActiveState"), property(name, "ConditionResult"); active != "inactive" || condition != "no" {
 		t.Errorf("it is %s, and its condition says %s", active, condition)
+	}
+	if policy, allowed := property(name, "DevicePolicy"), property(name, "DeviceAllow"); policy != "closed" || allowed != "" {
+		t.Errorf("it could open %s devices, and %q", policy, allowed)
 	}
 	for _, worker := range h.workers() {
 		if condition := property(worker, "ConditionResult"); condition != "yes" {
