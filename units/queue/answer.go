@@ -49,3 +49,17 @@ func (a *answer) fields() map[string]string {
 	a.bad = a.bad || list.bad
 	return fields
 }
+
+// counted reads as many pieces as the first of them says, as fields.
+func (a *answer) counted() map[string]string {
+	n := a.number()
+	if n < 0 || n > int64(len(a.list)) {
+		a.bad = true
+		return nil
+	}
+	of := answer{list: a.list[:n]}
+	a.list = a.list[n:]
+	fields := of.rest()
+	a.bad = a.bad || of.bad
+	return fields
+}

@@ -78,7 +78,7 @@ func (q *Queue) Cancel(ctx context.Context, id string) (state string, err error)
 // whether it is there.
 const quiet = 30 * time.Second
 
-// Listen closes Cancelled of the consumer's claim as soon as Redis tells, and
+// Listen closes Cancelled of the consumer's claims as soon as Redis tells, and
 // not only with the next renewal. It runs beside Claim until ctx is done.
 // Where Redis does not answer, or does not allow the channel, it tries again;
 // trouble, unless nil, is told of the first failure in a row.
@@ -123,8 +123,11 @@ func (c *Consumer) listen(ctx context.Context, well func()) error {
 		case *redis.Subscription:
 			well()
 		case *redis.Message:
-			if claim := c.current.Load(); claim != nil && claim.ID == m.Payload {
-				claim.setCancelled()
+			claims := c.current.Load()
+			for i := 0; claims != nil && i < len(*claims); i++ {
+				if claim := (*claims)[i]; claim.ID == m.Payload {
+					claim.setCancelled()
+				}
 			}
 		}
 	}

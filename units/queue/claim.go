@@ -43,11 +43,11 @@ func (c *Claim) Renew(ctx context.Context, progress string) error {
 
 // Finish ends the job with its result, of at most MaxPayload bytes.
 func (c *Claim) Finish(ctx context.Context, result []byte) error {
-	if err := fits(result); err != nil {
-		return c.outcome("finish", 0, err)
+	_, lost, err := c.q.finish(ctx, c.consumer, []Done{{c, result}}, asking{args: []any{0, c.q.ttl(), "", "0", 0, 0}})
+	if len(lost) > 0 {
+		err = c.outcome("finish", 0, nil)
 	}
-	n, err := finishScript.Run(ctx, c.q.redis, c.keys(), c.args(result, c.q.ttl())...).Int()
-	return c.outcome("finish", n, err)
+	return err
 }
 
 // fits says why a result cannot be one.

@@ -23,6 +23,9 @@ var promises = []struct {
 }{
 	{"a plain XADD is claimed and finished", short, plainXADDIsClaimedAndFinished},
 	{"finishing claims the next", short, finishingClaimsTheNext},
+	{"several are claimed and finished at once", short, severalAreClaimedAndFinishedAtOnce},
+	{"one of several is lost", queue.Options{Block: short.Block}, oneOfSeveralIsLost},
+	{"several lose their worker", queue.Options{Block: short.Block}, severalLoseTheirWorker},
 	{"enqueue is idempotent", short, enqueueIsIdempotent},
 	{"an id that has ended is acknowledged without running", short, endedIDIsAcknowledgedWithoutRunning},
 	{"the same id twice runs once", queue.Options{Block: short.Block}, sameIDTwiceRunsOnce},

@@ -14,8 +14,7 @@ import (
 	"gpuherd/units/redisclient"
 )
 
-// A Consumer claims jobs, one after the other. It is for one goroutine, but
-// for Listen.
+// A Consumer claims jobs. It is for one goroutine, but for Listen.
 //
 // Its name must be that of no other living consumer, and should be the same
 // after a restart: then the successor of a killed worker goes on at once with
@@ -33,11 +32,11 @@ type Consumer struct {
 	own     bool      // entries may be held that were never seen, or by a predecessor
 	expired time.Time // when leases that ran out are to be looked for
 	due     time.Time // when the next delayed job is to be looked for; zero: none is known
-	read    *entry    // read, and not known to have begun
+	read    []*entry  // read, and not known to have begun
 	nonce   string    // of this consumer alone
 	claims  int       // how many claims the caller was given
 
-	current atomic.Pointer[Claim] // the last of them, for Listen
+	current atomic.Pointer[[]*Claim] // those that it was given last, for Listen
 }
 
 // Consumer returns the consumer name of the queue.
@@ -86,20 +85,20 @@ func (c *Consumer) Claim(ctx context.Context) (*Claim, error) {
 		c.look, c.own = true, true
 		return nil, fmt.Errorf("cannot claim a job: %w", err)
 	}
-	c.given(claim)
+	if claim != nil {
+		c.given(claim)
+	}
 	return claim, err
 }
 
-// given notes that the caller has a claim, unless it is nil.
-func (c *Consumer) given(claim *Claim) {
-	if claim != nil {
-		c.claims++
-		c.current.Store(claim)
-	}
+// given notes that the caller has claims.
+func (c *Consumer) given(claims ...*Claim) {
+	c.claims += len(claims)
+	c.current.Store(&claims)
 }
 
 func (c *Consumer) claim(ctx context.Context) (*Claim, error) {
-	if c.read != nil {
+	if len(c.read) > 0 {
 		return c.begin(ctx)
 	}
 	now := time.Now()
@@ -109,50 +108,107 @@ func (c *Consumer) claim(ctx context.Context) (*Claim, error) {
 			return claim, err
 		}
 	}
-	if err := c.wait(ctx); err != nil || c.read == nil {
+	if err := c.wait(ctx); err != nil || len(c.read) == 0 {
 		return nil, err
 	}
 	c.look = true
 	return c.begin(ctx)
 }
 
-// Finish ends a claim as Claim.Finish does, and claims the next job in the same
-// round trip where there is one that can be run at once. err is about the
-// former alone: after one other than ErrLost the same may be called again.
-// Where next is nil, Claim tells why.
+// Finish is FinishAll of one, and claims one.
 func (c *Consumer) Finish(ctx context.Context, claim *Claim, result []byte) (next *Claim, err error) {
-	n := 0
-	defer func() { err = claim.outcome("finish", n, err) }()
-	if err := fits(result); err != nil {
-		return nil, err
+	all, lost, err := c.FinishAll(ctx, []Done{{claim, result}}, 1)
+	if len(lost) > 0 {
+		return nil, claim.outcome("finish", 0, nil)
 	}
-	t := c.asking()
-	list, err := finishTakeScript.Run(ctx, c.q.redis, claim.keys(), claim.args(append(t.args, result)...)...).Slice()
+	if len(all) > 0 {
+		next = all[0]
+	}
+	return next, err
+}
+
+// A Done is a claim whose job has come to its end well.
+type Done struct {
+	Claim  *Claim
+	Result []byte
+}
+
+// FinishAll ends claims of the consumer as Claim.Finish does, and claims up to
+// most jobs in the same round trip, as far as they can be run at once. Those
+// that it begins together are for jobs that take less time than a round trip is
+// worth: the caller has them one after the other, each with a lease that began
+// with the first. Should the caller be lost then, that costs none of them an
+// attempt, as nobody knows which of them it was, and each is then given alone.
+//
+// lost are those of done whose lease is lost, and if there are any nothing is
+// claimed. After an error the same may be called again. Where next is empty,
+// Claim tells why.
+func (c *Consumer) FinishAll(ctx context.Context, done []Done, most int) (next []*Claim, lost []*Claim, err error) {
+	if len(c.read) > 0 {
+		most = 0 // those come first
+	}
+	t := c.asking(most)
+	list, lost, err := c.q.finish(ctx, c.name, done, t)
 	if err != nil {
 		c.look, c.own = true, true
-		return nil, err
+		return nil, nil, err
 	}
-	if len(list) == 1 && list[0] == "lost" {
-		return nil, nil
+	if most == 0 || len(lost) > 0 {
+		return nil, lost, nil
 	}
-	n = 1
-	next, none, err := c.taken(ctx, t, list)
+	next, none, err := c.taken(t, list)
 	c.look = !none
 	if err != nil { // of what was taken, which Claim will tell
 		c.own = true
-		return nil, nil
+		return nil, nil, nil
 	}
-	c.given(next)
-	return next, nil
+	if len(next) > 0 {
+		c.given(next...)
+	}
+	return next, nil, nil
 }
 
-// An asking is how takeScript is asked.
+// finish ends the claims of a consumer and takes others. It returns what of the
+// script's answer is about the latter.
+func (q *Queue) finish(ctx context.Context, consumer string, done []Done, t asking) (taken []any, lost []*Claim, err error) {
+	keys := q.shared[:len(q.shared):len(q.shared)]
+	args := append([]any{"", "", consumer, ""}, t.args...)
+	for _, d := range done {
+		if err := fits(d.Result); err != nil {
+			return nil, nil, d.Claim.outcome("finish", 0, err)
+		}
+		keys = append(keys, q.JobKey(d.Claim.ID))
+		args = append(args, int(d.Claim.entry.stream), d.Claim.entry.id, d.Claim.entry.deliveries, d.Result)
+	}
+	list, err := takeScript.Run(ctx, q.redis, keys, args...).Slice()
+	a := answer{list: list}
+	told := a.text()
+	if err == nil && (a.bad || len(told) != len(done)) {
+		err = fmt.Errorf("script answered %.200v", list)
+	}
+	if err != nil {
+		if len(done) == 1 {
+			err = done[0].Claim.outcome("finish", 0, err)
+		} else if len(done) > 1 {
+			err = fmt.Errorf("cannot finish %d jobs: %w", len(done), err)
+		}
+		return nil, nil, err
+	}
+	for i, d := range done {
+		if told[i] == '0' {
+			lost = append(lost, d.Claim)
+		}
+	}
+	return a.list, lost, nil
+}
+
+// An asking is how takeScript is asked for what is there.
 type asking struct {
 	expired bool  // for leases that ran out, too
-	args    []any // ARGV from 5
+	args    []any // ARGV 5 to 10
 }
 
-func (c *Consumer) asking() asking {
+func (c *Consumer) asking(most int) asking {
 	own, lease := "0", int64(0)
 	if c.own {
 		own = "1"
@@ -161,58 +217,69 @@ func (c *Consumer) asking() asking {
 	if t.expired {
 		lease = max(c.q.opts.Lease.Milliseconds(), 1)
 	}
-	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease}
+	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease, most}
 	return t
 }
 
 // take claims an entry that is there now; none says that there is none.
 func (c *Consumer) take(ctx context.Context) (claim *Claim, none bool, err error) {
-	t := c.asking()
-	list, err := takeScript.Run(ctx, c.q.redis, c.q.shared, append([]any{"", "", c.name, ""}, t.args...)...).Slice()
+	t := c.asking(1)
+	list, _, err := c.q.finish(ctx, c.name, nil, t)
 	if err != nil {
 		return nil, false, err
 	}
-	return c.taken(ctx, t, list)
-}
-
-// taken makes of a script's answer what take returns.
-func (c *Consumer) taken(ctx context.Context, t asking, list []any) (claim *Claim, none bool, err error) {
-	a := answer{list: list}
-	verdict := a.text()
-	switch verdict {
-	case "paused":
-		return nil, false, ErrPaused
-	case "none":
-		none = true
-		c.due = time.Time{}
-		if ms := a.number(); ms >= 0 {
-			c.due = time.Now().Add(time.Duration(ms) * time.Millisecond)
-		}
-		c.looked(1, t.expired)
-	case "run", "read":
-		e := &entry{stream: Priority(a.number()), id: a.text(), deliveries: a.number()}
-		n := a.number()
-		if e.fields = a.rest(); a.bad {
-			break
-		}
-		c.looked(e.deliveries, t.expired)
-		job, bad := parse(e.fields)
-		if verdict == "run" && bad == nil {
-			return c.begun(job, e, n), false, nil
-		}
-		if verdict == "read" {
-			e.bytes = n
-		}
-		c.read = e
+	claims, none, err := c.taken(t, list)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case len(claims) > 0:
+		return claims[0], false, nil
+	case len(c.read) > 0:
 		claim, err = c.begin(ctx)
-	default:
-		c.looked(a.number(), t.expired)
-		c.gone(verdict, a.text())
-	}
-	if a.bad {
-		return nil, false, fmt.Errorf("script answered %.200v", list)
 	}
 	return claim, none, err
+}
+
+// taken makes of a script's answer claims, and entries that are read and not
+// begun.
+func (c *Consumer) taken(t asking, list []any) (claims []*Claim, none bool, err error) {
+	for a := (answer{list: list}); len(a.list) > 0; {
+		switch verdict := a.text(); verdict {
+		case "paused":
+			return nil, false, ErrPaused
+		case "none":
+			none = true
+			c.due = time.Time{}
+			if ms := a.number(); ms >= 0 {
+				c.due = time.Now().Add(time.Duration(ms) * time.Millisecond)
+			}
+			c.looked(1, t.expired)
+		case "run", "read":
+			e := &entry{stream: Priority(a.number()), id: a.text(), deliveries: a.number()}
+			n := a.number()
+			e.fields = a.counted()
+			if a.bad {
+				break
+			}
+			c.looked(e.deliveries, t.expired)
+			if verdict == "run" {
+				if job, err := parse(e.fields); err == nil {
+					claims = append(claims, c.begun(job, e, n))
+					continue
+				}
+			} else {
+				e.bytes = n
+			}
+			c.read = append(c.read, e)
+		default:
+			c.looked(a.number(), t.expired)
+			c.gone(verdict, a.text())
+		}
+		if a.bad {
+			return nil, false, fmt.Errorf("script answered %.200v", list)
+		}
+	}
+	return claims, none, nil
 }
 
 // looked notes what a take found. A first delivery says that nothing was left
@@ -313,8 +380,8 @@ func (c *Consumer) wait(ctx context.Context) error {
 			if bytes > maxEntry || len(e.fields) > maxFields {
 				e.bytes = bytes
 			}
-			if c.read == nil {
-				c.read = e
+			if len(c.read) == 0 {
+				c.read = append(c.read, e)
 				continue
 			}
 			if err := putBackScript.Run(ctx, c.q.redis, c.q.shared, e.args(c.name)...).Err(); err != nil {
@@ -330,10 +397,10 @@ func (e *entry) args(consumer string, more ...any) []any {
 	return append([]any{int(e.stream), e.id, consumer, e.deliveries}, more...)
 }
 
-// begin makes a claim of what was read. Until Redis has answered the entry
+// begin makes a claim of what was read first. Until Redis has answered the entry
 // stays in c.read, for the next call.
 func (c *Consumer) begin(ctx context.Context) (*Claim, error) {
-	e := c.read
+	e := c.read[0]
 	job, err := parse(e.fields)
 	if e.bytes > 0 && ValidID(job.ID) == nil {
 		err = fmt.Errorf("entry of %d bytes in all, or of too many fields: at most %d and %d are allowed", e.bytes, maxEntry, maxFields)
@@ -349,7 +416,7 @@ func (c *Consumer) begin(ctx context.Context) (*Claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.read = nil
+	c.read = c.read[1:]
 	a := answer{list: r}
 	verdict, attempt := a.text(), a.number()
 	switch {
@@ -369,9 +436,9 @@ func (c *Consumer) bury(ctx context.Context, id string, why error) error {
 	if ValidID(id) != nil {
 		valid, id = "0", "" // a key that nothing is written to
 	}
-	err := buryScript.Run(ctx, c.q.redis, c.q.keys(id), c.read.args(c.name, why.Error(), valid, c.q.ttl())...).Err()
+	err := buryScript.Run(ctx, c.q.redis, c.q.keys(id), c.read[0].args(c.name, why.Error(), valid, c.q.ttl())...).Err()
 	if err == nil {
-		c.read = nil
+		c.read = c.read[1:]
 	}
 	return err
 }

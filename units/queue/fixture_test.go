@@ -59,9 +59,12 @@ func on(t testing.TB, d *redistest.Deployment, opts queue.Options) *fixture {
 // add is what a producer without this package sends.
 func (f *fixture) add(fields ...any) {
 	f.t.Helper()
-	if err := f.redis.XAdd(f.ctx, &redis.XAddArgs{Stream: f.Key("jobs"), Values: fields}).Err(); err != nil {
-		f.t.Fatal(err)
-	}
+	f.put("jobs", fields...)
+}
+
+func (f *fixture) put(stream string, fields ...any) {
+	f.t.Helper()
+	f.must(f.redis.XAdd(f.ctx, &redis.XAddArgs{Stream: f.Key(stream), Values: fields}).Err())
 }
 
 // claim wants a job.

@@ -21,7 +21,8 @@ import "fmt"
 // Every script may be sent again after a time-out: what it has done already
 // for the same claim it does not do twice. The field "claim" of the job's hash
 // remembers which claim began, "settled" which one ended the attempt, and
-// "token" by which call of a consumer it began.
+// "token" by which call of a consumer it began, with a + where others began by
+// the same one.
 //
 // Needs Redis 6.2. In 6.2 an XCLAIM of a deleted entry answers with a nil, in
 // 7.0 it drops the entry from the group: both are handled.

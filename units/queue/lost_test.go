@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
 	"gpuherd/units/queue"
@@ -118,5 +119,23 @@ func TestLostAnswers(t *testing.T) {
 	if n := len(f.dead()); n != 2 {
 		t.Errorf("%d entries in dead", n)
 	}
+
+	// Several at once: those of which nothing was heard come one at a time.
+	client.(*redis.Client).AddHook(losesAnswers{map[string]bool{}})
+	for _, id := range []string{"one", "two", "three"} {
+		f.add("id", id)
+	}
+	var several []*queue.Claim
+	again(func() (err error) { several, _, err = w.FinishAll(f.ctx, nil, 3); return })
+	if diff := cmp.Diff([]string{"one 1"}, ids(several)); diff != "" {
+		t.Errorf("claimed (-want +got):\n%s", diff)
+	}
+	for _, want := range []string{"two 1", "three 1"} {
+		again(func() (err error) { several, _, err = w.FinishAll(f.ctx, dones(several), 3); return })
+		if diff := cmp.Diff([]string{want}, ids(several)); diff != "" {
+			t.Errorf("claimed (-want +got):\n%s", diff)
+		}
+	}
+	again(func() (err error) { several, _, err = w.FinishAll(f.ctx, dones(several), 3); return })
 	f.empty()
 }

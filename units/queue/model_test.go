@@ -32,6 +32,7 @@ func TestEveryInterleaving(t *testing.T) {
 	}{
 		{"retried at once", 1, budget{crashes: 2, unheard: 1, cancels: 1, releases: 1}, Options{RetryMin: 1, RetryMax: 1}},
 		{"retried later", 1, budget{crashes: 1, cancels: 1, releases: 1, retries: 2}, Options{RetryMin: time.Hour, RetryMax: time.Hour}},
+		{"begun together with another", 1, budget{crashes: 2, unheard: 1, cancels: 1, others: 2}, Options{RetryMin: 1, RetryMax: 1}},
 		{"the same id twice", 2, budget{crashes: 1, cancels: 1, deletes: 1}, Options{RetryMin: time.Hour, RetryMax: time.Hour}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -53,6 +54,8 @@ type model struct {
 	redis redis.UniversalClient
 	seen  map[string]bool
 	steps int // taken
+
+	others int // jobs that there were beside the one
 }
 
 // A world is one state of all. What is in Redis is a copy of its keys.
@@ -70,14 +73,14 @@ type world struct {
 }
 
 // A budget bounds what could go on for ever.
-type budget struct{ crashes, unheard, cancels, releases, retries, deletes int }
+type budget struct{ crashes, unheard, cancels, releases, retries, deletes, others int }
 
 // An actor is a worker, as far as it lives in its own process.
 type actor struct {
-	life    int    // how often it was started
-	own     bool   // it may hold what it does not know of
-	taken   int    // how many claims it was given
-	read    *entry // read, not begun
+	life    int      // how often it was started
+	own     bool     // it may hold what it does not know of
+	taken   int      // how many claims it was given
+	read    []*entry // read, not begun
 	claim   *Claim
 	did     string // how it ended the claim; it may not have heard of it
 	mayLose bool   // its lease ran out, or its entry was deleted
@@ -164,7 +167,7 @@ func (m *model) stepsOf(w *world) map[string]func(*world) {
 		}
 		a := w.actors[i]
 		switch {
-		case a.read != nil:
+		case len(a.read) > 0:
 			step("begins", func(w *world, a *actor, c *Consumer) {
 				claim, err := c.begin(m.t.Context())
 				m.claimed(w, a, claim, err)
@@ -176,6 +179,20 @@ func (m *model) stepsOf(w *world) map[string]func(*world) {
 			})
 			if w.fresh { // else it only waits
 				step("reads", func(_ *world, _ *actor, c *Consumer) { m.must(c.wait(m.t.Context())) })
+			}
+			if w.budget.others > 0 {
+				step("takes it with another", func(w *world, a *actor, c *Consumer) {
+					w.budget.others--
+					claim := m.takeWithAnother(c)
+					m.claimed(w, a, claim, nil)
+				})
+			}
+			if w.budget.unheard > 0 && w.budget.others > 0 {
+				step("takes it with another, and does not hear of it", func(w *world, _ *actor, c *Consumer) {
+					w.budget.others--
+					m.takeWithAnother(c)
+					c.own, c.read, w.budget.unheard = true, nil, w.budget.unheard-1
+				})
 			}
 			if w.budget.unheard > 0 {
 				step("takes, and does not hear of it", func(w *world, _ *actor, c *Consumer) {
@@ -215,7 +232,7 @@ func (m *model) stepsOf(w *world) map[string]func(*world) {
 				})
 			}
 		}
-		if w.budget.crashes > 0 && (a.claim != nil || a.read != nil) {
+		if w.budget.crashes > 0 && (a.claim != nil || len(a.read) > 0) {
 			step("is killed", func(w *world, a *actor, c *Consumer) {
 				ghost := a.claim
 				if a.did != "" {
@@ -340,6 +357,28 @@ func (m *model) claimed(w *world, a *actor, c *Claim, err error) {
 	if a.claim, a.mayLose = c, w.deleted; c != nil && w.stopped {
 		m.t.Errorf("after %s:\nit was cancelled, and begins", strings.Join(w.path, ", "))
 	}
+}
+
+// takeWithAnother takes the job together with another, where it is there to be
+// taken so. The other comes to its end at once.
+func (m *model) takeWithAnother(c *Consumer) (claim *Claim) {
+	m.t.Helper()
+	ctx := m.t.Context()
+	m.others++
+	other := fmt.Sprint("other-", m.others)
+	entry, err := m.redis.XAdd(ctx, &redis.XAddArgs{Stream: m.q.Key("jobs"), Values: []any{"id", other}}).Result()
+	m.must(err)
+	claims, _, err := c.FinishAll(ctx, nil, 2)
+	m.must(err)
+	for _, one := range claims {
+		if one.ID == "j" {
+			claim = one
+			continue
+		}
+		m.must(one.Finish(ctx, nil))
+	}
+	m.must(m.redis.XDel(ctx, m.q.Key("jobs"), entry).Err()) // unless it was taken
+	return claim
 }
 
 // lost notes that an actor lost its lease.
@@ -540,8 +579,8 @@ func (m *model) check(w *world) string {
 	fmt.Fprint(&b, state, attempts, number.Replace(h["entry"]+" "+h["claim"]), h["token"], h["cancel"] != "", h["result"], v.delayed, v.dead, w.budget, w.deleted, w.stopped, w.finishes)
 	for i, a := range w.actors {
 		fmt.Fprint(&b, " actor", i, a.life, a.own, a.taken, a.did, a.mayLose)
-		if a.read != nil {
-			fmt.Fprint(&b, " reads ", number.Replace(place{a.read.stream, a.read.id}.String()), a.read.deliveries)
+		for _, e := range a.read {
+			fmt.Fprint(&b, " reads ", number.Replace(place{e.stream, e.id}.String()), e.deliveries)
 		}
 		if c := a.claim; c != nil {
 			fmt.Fprint(&b, " has ", number.Replace(c.name()), c.Attempt, h["claim"] == c.name(), h["settled"] == c.name())

@@ -35,14 +35,8 @@ end
 if ARGV[5] ~= '' then call('HSET', job, 'progress', ARGV[5]) end
 return cancelled and 2 or 1`)
 
-// finishScript ends a job well, also where it was to be cancelled: it was too
-// late for that. Returns 1, or 0 where the lease is lost.
-//
-//	KEYS, ARGV[1…4] as above
-//	ARGV[5] result  ARGV[6] ms to keep the hash
-var finishScript = newScript(core + "local result = ARGV[5]" + finishing + `
-return settled and 1 or 0`)
-
+// finishing ends a job well, also where it was to be cancelled: it was too late
+// for that.
 const finishing = claimed + `
 if not settled and not lost then
   drop()
@@ -51,15 +45,6 @@ if not settled and not lost then
   settled = true
 end
 `
-
-// finishTakeScript does what finishScript does, and then what takeScript does.
-// Returns what the latter does, or {"lost"}, and then nothing was taken.
-//
-//	KEYS, ARGV[1…4] as above, of the job to finish
-//	ARGV[5…9] as for takeScript  ARGV[10] result
-var finishTakeScript = newScript(starting + "local result = ARGV[10]" + finishing + `
-if not settled then return {'lost'} end
-` + taking)
 
 // failScript ends an attempt badly: the job waits again, in the stream that it
 // came from or until its delay is over, or it has used up its attempts and

@@ -42,12 +42,13 @@ local function judge(h, origin, limit, ttl, token, due, paused)
     wait('1', f)
     return 'paused', attempts
   end
-  -- The consumer never heard that this attempt began: it is the same one.
-  local unheard = state == 'running' and h[6] == token
-  if unheard then
-    attempts = attempts - 1
-  elseif state == 'running' then
-    count('lost')
+  if state == 'running' then
+    -- The consumer never heard that this attempt began: it is the same one. So it
+    -- is of a job that began together with others: which of them took the worker
+    -- along shows when each runs alone.
+    local known, others = string.match(h[6] or '', '^([^+]*)(%+?)$')
+    if known == token or others == '+' then attempts = attempts - 1 end
+    if known ~= token then count('lost') end
   end
   if attempts >= limit or tonumber(deliveries) > limit + 100 then
     if state == 'running' then
@@ -113,29 +114,56 @@ local function reclaim(idle, ...)
 end
 `
 
-// takeScript begins an attempt of an entry that is there now: one that the
-// consumer holds already, else one whose lease ran out, else a new one; high
-// before normal before low. Delayed jobs whose time has come wait again
-// first. What it cannot judge itself, it gives unbegun: parse is to do that.
-// Of what has too many bytes or fields it gives the id only. Returns
+// takeScript ends claims well, and begins attempts of entries that are there
+// now: one that the consumer holds already, else one whose lease ran out, else
+// new ones, all from the first of the streams that has any; high before normal
+// before low. Delayed jobs whose time has come wait again first. What it cannot
+// judge itself, it gives unbegun: parse is to do that. Of what has too many
+// bytes or fields it gives the id only.
 //
-//	{"paused"}
-//	{"none", ms until the next delayed job is due, or −1}
-//	{"run", stream, entry, delivery count, attempt, fields…}
-//	{"read", stream, entry, delivery count, bytes, fields…}
-//	{another verdict of start, delivery count, id}
+// Returns a list that begins with a text of one digit for each claim to end: 1,
+// or 0 where the lease is lost, and then nothing is taken. There follows
 //
-//	KEYS[1…9] as above, ARGV[3] consumer
+//	nothing, where nothing was to be taken
+//	"paused"
+//	"none", ms until the next delayed job is due, or −1
+//
+// or for each entry
+//
+//	"run", stream, entry, delivery count, attempt, number of what follows, fields…
+//	"read", stream, entry, delivery count, bytes, number of what follows, fields…
+//	another verdict of start, delivery count, id
+//
+//	KEYS[1…9] as above, KEYS[10…] the hashes of the jobs to end
+//	ARGV[3] consumer
 //	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
 //	ARGV[7] token  ARGV[8] "1": look for what the consumer holds
 //	ARGV[9] lease in ms, 0: do not look for leases that ran out
-var takeScript = newScript(starting + taking)
+//	ARGV[10] how many to take at most
+//	ARGV[11…] for each job to end: stream, entry, delivery count, result
+var takeScript = newScript(starting + `
+local out = {''}
+for i = 1, #KEYS - 9 do
+  local at = 7 + 4 * i
+  local result = ARGV[at + 3]
+  stream, entry, deliveries, job = ARGV[at], ARGV[at + 1], ARGV[at + 2], KEYS[9 + i]
+  key = KEYS[tonumber(stream)]
+` + finishing + `
+  out[1] = out[1] .. (settled and '1' or '0')
+end
+if ARGV[10] == '0' or string.find(out[1], '0', 1, true) then return out end
+` + taking)
 
 // Nothing is nested in what it returns: for each table Redis asks Lua seven
 // times whether it is one of a special kind.
 var taking = `
+local function add(...)
+  for i = 1, select('#', ...) do out[#out + 1] = select(i, ...) end
+  return out
+end
+
 if call('EXISTS', KEYS[5], KEYS[6]) > 0 then
-  if call('EXISTS', KEYS[5]) == 1 then return {'paused'} end
+  if call('EXISTS', KEYS[5]) == 1 then return add('paused') end
   local due = call('ZRANGEBYSCORE', KEYS[6], '-inf', clock, 'LIMIT', '0', '16')
   local promote = due[1] and rare().promote
   for _, of in ipairs(due) do
@@ -144,46 +172,55 @@ if call('EXISTS', KEYS[5], KEYS[6]) > 0 then
   end
 end
 
-local f
-if ARGV[8] == '1' then f = rare().reclaim(0, '-', '+', 1, me) end
-if not f and ARGV[9] ~= '0' then f = rare().reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1) end
-for i = 1, 3 do
-  if f then break end
-  -- Mostly nothing is urgent, and then to ask for the length takes less.
-  local r = (i > 1 or call('XLEN', KEYS[i]) > 0) and
-    call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', '1', 'STREAMS', KEYS[i], '>')
-  if r then
-    stream, key, entry, deliveries, f = format('%d', i), KEYS[i], r[1][2][1][1], '1', r[1][2][1][2]
-  end
-end
-if not f then
-  local due = call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
-  return {'none', due[2] and math.max(0, due[2] - now) or -1}
-end
-
-local named, bytes = {}, 0
-for i = 1, #f, 2 do
-  named[f[i]] = f[i + 1]
-  bytes = bytes + #f[i] + #f[i + 1]
-end
-` + fmt.Sprintf(`if bytes > %d or #f > 2 * %d then`, maxEntry, maxFields) + `
-  return {'read', stream, entry, deliveries, bytes, 'id', string.sub(named.id or '', 1, 257)}
-end
-
+local named
 -- What parse takes for certain. It knows more, such as times and UTF-8.
 local function plain(name, pattern)
   local value = named[name]
   return not value or #value <= most[name] and string.find(value, pattern)
 end
-if not (named.id and plain('id', '^[%w%p ]+$') and #(named.payload or '') <= most.payload and not named.not_before and
-  plain('timeout', '^[1-9]%d?%d?%d?%d?%d?$') and plain('max_attempts', '^[1-9]%d?%d?$') and plain('trace', '^[%w%p ]*$')) then
-  return {'read', stream, entry, deliveries, 0, unpack(f)}
+
+-- Begins an attempt of the entry with the fields f, if that can be.
+local function judge(f, token)
+  local bytes = 0
+  named = {}
+  for i = 1, #f, 2 do
+    named[f[i]] = f[i + 1]
+    bytes = bytes + #f[i] + #f[i + 1]
+  end
+` + fmt.Sprintf(`  if bytes > %d or #f > 2 * %d then`, maxEntry, maxFields) + `
+    return add('read', stream, entry, deliveries, bytes, 2, 'id', string.sub(named.id or '', 1, 257))
+  end
+  if not (named.id and plain('id', '^[%w%p ]+$') and #(named.payload or '') <= most.payload and not named.not_before and
+    plain('timeout', '^[1-9]%d?%d?%d?%d?%d?$') and plain('max_attempts', '^[1-9]%d?%d?$') and plain('trace', '^[%w%p ]*$')) then
+    return add('read', stream, entry, deliveries, 0, #f, unpack(f))
+  end
+  job = KEYS[9] .. named.id
+  local verdict, attempts = start(tonumber(named.max_attempts or ARGV[5]), ARGV[6], token, 0, false)
+  if verdict == 'run' then return add(verdict, stream, entry, deliveries, attempts, #f, unpack(f)) end
+  return add(verdict, deliveries, named.id)
 end
-job = KEYS[9] .. named.id
-local verdict, attempts = start(tonumber(named.max_attempts or ARGV[5]), ARGV[6], ARGV[7], 0, false)
-if verdict == 'run' then return {verdict, stream, entry, deliveries, attempts, unpack(f)} end
-return {verdict, deliveries, named.id}
-`
+
+local f
+if ARGV[8] == '1' then f = rare().reclaim(0, '-', '+', 1, me) end
+if not f and ARGV[9] ~= '0' then f = rare().reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1) end
+if f then return judge(f, ARGV[7]) end
+for i = 1, 3 do
+  -- Mostly nothing is urgent, and then to ask for the length takes less.
+  local r = (i > 1 or call('XLEN', KEYS[i]) > 0) and
+    call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', ARGV[10], 'STREAMS', KEYS[i], '>')
+  if r then
+    local entries = r[1][2]
+    local token = entries[2] and ARGV[7] .. '+' or ARGV[7]
+    stream, key, deliveries = format('%d', i), KEYS[i], '1'
+    for _, e in ipairs(entries) do
+      entry = e[1]
+      judge(e[2], token)
+    end
+    return out
+  end
+end
+local due = call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
+return add('none', due[2] and math.max(0, due[2] - now) or -1)`
 
 // startScript begins an attempt of an entry that was read unbegun. Returns
 // {verdict of start, or "lost", attempt}.
