@@ -51,7 +51,12 @@ func (w *Worker) job(ctx context.Context, c *queue.Claim) error {
 	// lease gone.
 	release()
 	<-kept
-	err := w.end(ctx, c, o, time.Since(begin))
+	took := time.Since(begin)
+	w.pace.ran(o.Verdict, took)
+	if o.Verdict != Succeeded || took > together {
+		w.handBack(ctx)
+	}
+	err := w.end(ctx, c, o, took)
 	if err == nil && !w.stopped(ctx) {
 		err = w.judge(ctx, o)
 	}
@@ -91,12 +96,23 @@ func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-ch
 			cancel(errMemory)
 		}
 	}
+	// Nor are others to wait for it.
+	var long <-chan time.Time
+	var parted <-chan struct{}
+	if len(w.done)+len(w.next) > 0 {
+		long = time.After(together)
+	}
 	describe := func() { w.say(jobStatus(c, l, !w.deadline.IsZero())) }
 	describe()
-	for {
+	var o *Outcome
+	for o == nil || parted != nil {
 		select {
-		case o := <-done:
-			return o
+		case ended := <-done:
+			o = &ended
+		case <-long:
+			long, parted = nil, w.part(ctx)
+		case <-parted:
+			parted = nil
 		case <-w.tick.C:
 			w.beat()
 			describe()
@@ -127,6 +143,7 @@ func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-ch
 			cancel(ErrNow)
 		}
 	}
+	return *o
 }
 
 // end settles a claim according to its outcome.
@@ -140,14 +157,13 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 	}
 	switch o.Verdict {
 	case Succeeded:
-		last := w.stopped(ctx)
-		w.settle(ctx, c, "finished", func(ctx context.Context) (err error) {
-			if last {
-				return c.Finish(ctx, o.Result)
-			}
-			w.next, err = w.consumer.Finish(ctx, c, o.Result)
-			return err
-		}, more...)
+		w.done = append(w.done, finished{queue.Done{Claim: c, Result: o.Result}, took.Round(time.Millisecond)})
+		switch {
+		case w.stopped(ctx):
+			w.handBack(ctx)
+		case len(w.next) == 0:
+			_ = w.finish(ctx, w.pace.most()) // the log has it
+		}
 	case Stopped:
 		if o.Leftover {
 			// It may still be at work: nobody else is to begin before the

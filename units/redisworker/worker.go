@@ -69,7 +69,9 @@ type Worker struct {
 	consumer *queue.Consumer
 	backoff  redisclient.Backoff
 	drain    <-chan struct{}
-	next     *queue.Claim // claimed while the last job was finished
+	next     []*queue.Claim // claimed while the last jobs were finished
+	done     []finished     // Redis has not heard of them: so next is not empty, or a job runs
+	pace     pace
 
 	tick     *time.Ticker
 	lastBeat time.Time
@@ -220,9 +222,7 @@ func (w *Worker) answers(ctx context.Context) bool {
 // anew.
 func (w *Worker) work(ctx context.Context) error {
 	err := w.run(ctx)
-	if w.next != nil {
-		w.settle(ctx, w.next, "handed back", w.next.Release)
-	}
+	w.handBack(ctx)
 	return err
 }
 
@@ -233,8 +233,10 @@ func (w *Worker) run(ctx context.Context) error {
 	}
 	for !w.stopped(ctx) {
 		// Not ctx: a read that was given up may have been given a job.
-		r := claimed{claim: w.next}
-		if w.next = nil; r.claim == nil {
+		var r claimed
+		if len(w.next) > 0 {
+			r.claim, w.next = w.next[0], w.next[1:]
+		} else {
 			r = do(w, func() claimed {
 				c, err := w.consumer.Claim(context.WithoutCancel(ctx))
 				return claimed{c, err}
@@ -347,33 +349,43 @@ func (w *Worker) back() {
 	}
 }
 
-// settle tells Redis what became of a claim, until it has heard it or there is
-// no time left. more is for the log.
+// settle tells Redis what became of a claim. more is for the log.
 func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell func(context.Context) error, more ...any) {
-	log := w.Log.With(append([]any{"job", c.ID, "attempt", c.Attempt}, more...)...)
+	w.record(c, what, w.write(ctx, c, what, tell), more...)
+}
+
+// write tells Redis what became of a claim, until it has heard it or there is no
+// time left.
+func (w *Worker) write(ctx context.Context, c *queue.Claim, what string, tell func(context.Context) error) error {
 	for {
 		err := do(w, func() error {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
 			return tell(ctx)
 		})
-		switch {
-		case err == nil:
+		if err == nil || errors.Is(err, queue.ErrLost) {
 			w.back()
-			log.Info("job " + what)
-			return
-		case errors.Is(err, queue.ErrLost):
-			w.back()
-			log.Warn("lease is lost, nothing is written")
-			return
+			return err
 		}
 		w.say(fmt.Sprintf("job %s %s, but Redis %s", c.ID, what, w.away(err)))
 		if w.stopped(ctx) && (ctx.Err() != nil || time.Now().After(w.over().Add(settleGrace))) {
-			// Its lease runs out, or its successor takes it at once.
-			log.Error("cannot tell Redis before the end", "what", what, "cause", err)
-			return
+			return err
 		}
 		w.wait(w.backoff.Next())
+	}
+}
+
+// record has the log say what became of a claim. err is why Redis does not know.
+func (w *Worker) record(c *queue.Claim, what string, err error, more ...any) {
+	log := w.Log.With(append([]any{"job", c.ID, "attempt", c.Attempt}, more...)...)
+	switch {
+	case err == nil:
+		log.Info("job " + what)
+	case errors.Is(err, queue.ErrLost):
+		log.Warn("lease is lost, nothing is written")
+	default:
+		// Its lease runs out, or its successor takes it at once.
+		log.Error("cannot tell Redis before the end", "what", what, "cause", err)
 	}
 }
 
