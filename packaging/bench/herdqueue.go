@@ -15,12 +15,23 @@ import (
 	"gpuherd/generator/config"
 	"gpuherd/units/queue"
 	"gpuherd/units/redisclient"
+	"gpuherd/units/redisworker"
 )
 
 // herdQueue is gpuherd's queue, with a consumer for each worker in this process.
-type herdQueue struct{}
+type herdQueue struct {
+	together int // how many jobs a worker claims in one round trip, at most
+}
 
-func (herdQueue) name() string { return "gpuherd" }
+// ours claims as many as redis-worker does of jobs that take no time.
+var ours = herdQueue{redisworker.MostTogether}
+
+func (h herdQueue) name() string {
+	if h.together == 1 {
+		return "gpuherd, a job in a round trip"
+	}
+	return "gpuherd"
+}
 
 // A claimed is a job that a consumer has.
 type claimed struct {
@@ -28,24 +39,30 @@ type claimed struct {
 	at time.Time
 }
 
-// work claims and finishes jobs until ctx is done. A consumer that waits has
-// then what is left of its wait.
-func work(ctx context.Context, q *queue.Queue, workers int, have func(claimed)) *errgroup.Group {
+// work claims and finishes jobs until ctx is done. A consumer that waits has then
+// what is left of its wait.
+func (h herdQueue) work(ctx context.Context, q *queue.Queue, workers int, have func(claimed)) *errgroup.Group {
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range workers {
 		consumer := q.Consumer("bench-" + strconv.Itoa(i))
 		group.Go(func() error {
-			var c *queue.Claim
-			var err error
-			for ctx.Err() == nil && err == nil {
-				if c == nil {
-					c, err = consumer.Claim(context.WithoutCancel(ctx))
-					continue
+			for ctx.Err() == nil {
+				c, err := consumer.Claim(context.WithoutCancel(ctx))
+				if err != nil {
+					return err
 				}
-				have(claimed{c.ID, time.Now()})
-				c, err = consumer.Finish(context.WithoutCancel(ctx), c, nil)
+				for next := []*queue.Claim{c}; c != nil && len(next) > 0; {
+					var done []queue.Done
+					for _, c := range next {
+						have(claimed{c.ID, time.Now()})
+						done = append(done, queue.Done{Claim: c})
+					}
+					if next, _, err = consumer.FinishAll(context.WithoutCancel(ctx), done, h.together); err != nil {
+						return err
+					}
+				}
 			}
-			return err
+			return nil
 		})
 	}
 	return group
@@ -70,7 +87,7 @@ func enqueue(ctx context.Context, client redis.Cmdable, q *queue.Queue, ids ...s
 	return err
 }
 
-func (herdQueue) pickup(ctx context.Context, socket string, workers, jobs int, most time.Duration) (times []time.Duration, err error) {
+func (h herdQueue) pickup(ctx context.Context, socket string, workers, jobs int, most time.Duration) (times []time.Duration, err error) {
 	client, q, err := openQueue(socket, workers)
 	if err != nil {
 		return nil, err
@@ -79,7 +96,7 @@ func (herdQueue) pickup(ctx context.Context, socket string, workers, jobs int, m
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	had := make(chan claimed, 1)
-	group := work(ctx, q, workers, func(c claimed) { had <- c })
+	group := h.work(ctx, q, workers, func(c claimed) { had <- c })
 	failed := make(chan error, 1)
 	go func() { failed <- group.Wait() }()
 	if err := idle(ctx, client, workers); err != nil {
@@ -123,7 +140,7 @@ func idle(ctx context.Context, client redis.UniversalClient, workers int) error 
 	}
 }
 
-func (herdQueue) drain(ctx context.Context, socket string, workers, jobs int) (took time.Duration, err error) {
+func (h herdQueue) drain(ctx context.Context, socket string, workers, jobs int) (took time.Duration, err error) {
 	client, q, err := openQueue(socket, workers)
 	if err != nil {
 		return 0, err
@@ -143,7 +160,7 @@ func (herdQueue) drain(ctx context.Context, socket string, workers, jobs int) (t
 	defer cancel()
 	var done atomic.Int64
 	begin := time.Now()
-	group := work(ctx, q, workers, func(claimed) {
+	group := h.work(ctx, q, workers, func(claimed) {
 		if done.Add(1) == int64(jobs) {
 			took = time.Since(begin)
 			cancel()
