@@ -36,8 +36,15 @@ const (
 	beTortured   = "REDIS_WORKER_TEST_TORTURE"
 	tortureMark  = "TORTURE="
 	tortureLease = 1200 * time.Millisecond
-	tortureHerd  = 8
 )
+
+// A torment is a kind of torture.
+type torment struct {
+	name    string
+	workers int
+	each    int           // of how many jobs about 13 fail, hang or kill
+	longest time.Duration // a job
+}
 
 func tortureOptions() queue.Options {
 	return queue.Options{Lease: tortureLease, Block: 200 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 200 * time.Millisecond}
@@ -52,7 +59,7 @@ once) [ "$JOB_ATTEMPT" -gt 1 ] || exit 1 ;;
 hang) exec sleep 600 ;;
 kill) kill -KILL $PPID; exec sleep 600 ;;
 esac
-sleep "$wait"
+[ "$wait" = 0.000 ] || sleep "$wait"
 echo "end $JOB_ID" >> "$DIR"/effects
 echo "$JOB_ID"
 `
@@ -77,6 +84,15 @@ const killed = "killed"
 // outcome, was done at least once, and more than once only where its worker
 // lost the lease, or its life, before it could tell.
 func TestTorture(t *testing.T) {
+	for _, torment := range []torment{
+		{"jobs of all kinds", 8, 100, 200 * time.Millisecond},
+		{"short jobs, claimed together", 2, 2000, 0},
+	} {
+		t.Run(torment.name, func(t *testing.T) { torture(t, torment) })
+	}
+}
+
+func torture(t *testing.T, torment torment) {
 	seed := cmp.Or(*tortureSeed, rand.Uint64())
 	t.Logf("-torture %d -torture.seed %d", *tortureJobs, seed)
 	lots := rand.New(rand.NewPCG(seed, 0))
@@ -93,9 +109,9 @@ func TestTorture(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	jobs := f.enqueue(lots)
+	jobs := f.enqueue(lots, torment)
 	var herd []*supervised
-	for i := range tortureHerd {
+	for i := range torment.workers {
 		herd = append(herd, f.supervise(fmt.Sprintf("h/redis-worker@%d", i)))
 	}
 	begin := time.Now()
@@ -105,20 +121,20 @@ func TestTorture(t *testing.T) {
 		w.stop()
 	}
 	f.orphans()
-	f.read(jobs, herd)
+	together := f.read(jobs, herd)
 	f.judge(jobs)
-	t.Logf("%d jobs in %v; harm done: %v", len(jobs), took.Round(time.Millisecond), harm)
+	t.Logf("%d jobs in %v, up to %d told of together; harm done: %v", len(jobs), took.Round(time.Millisecond), together, harm)
 }
 
 // enqueue puts the jobs in, as any language would.
-func (f *fixture) enqueue(lots *rand.Rand) map[string]*tortured {
+func (f *fixture) enqueue(lots *rand.Rand, torment torment) map[string]*tortured {
 	f.t.Helper()
 	jobs := map[string]*tortured{}
 	pipe := f.redis.Pipeline()
 	for i := range *tortureJobs {
 		j := &tortured{id: fmt.Sprintf("t-%d", i), kind: "fine"}
 		more := []any{"max_attempts", 50, "timeout", "30"}
-		switch lot := lots.IntN(100); {
+		switch lot := lots.IntN(torment.each); {
 		case lot < 5:
 			j.kind, more = "fail", []any{"max_attempts", 2}
 		case lot < 10:
@@ -129,7 +145,7 @@ func (f *fixture) enqueue(lots *rand.Rand) map[string]*tortured {
 			j.kind, more = "kill", []any{"max_attempts", 2}
 		}
 		jobs[j.id] = j
-		wait := time.Duration(lots.IntN(200)) * time.Millisecond
+		wait := time.Duration(lots.Int64N(int64(torment.longest) + 1))
 		stream := []string{"jobs", "jobs:high", "jobs:low"}[lots.IntN(3)]
 		pipe.XAdd(f.ctx, &redis.XAddArgs{Stream: f.queue.Key(stream), Values: append([]any{"id", j.id, "payload", fmt.Sprintf("%s %.3f", j.kind, wait.Seconds())}, more...)})
 	}
@@ -282,8 +298,9 @@ func (f *fixture) orphans() {
 
 var tortureLine = regexp.MustCompile(`msg="([^"]*)".* job=(\S+) attempt=(\d+)`)
 
-// read collects what the jobs and the workers have written down.
-func (f *fixture) read(jobs map[string]*tortured, herd []*supervised) {
+// read collects what the jobs and the workers have written down, and returns
+// how many jobs had ended at most before their worker told of them.
+func (f *fixture) read(jobs map[string]*tortured, herd []*supervised) (together int) {
 	f.t.Helper()
 	effects, err := os.ReadFile(filepath.Join(f.dir, "effects"))
 	if err != nil {
@@ -309,10 +326,10 @@ func (f *fixture) read(jobs map[string]*tortured, herd []*supervised) {
 		if bytes.Contains(log, []byte("panic:")) || bytes.Contains(log, []byte("DATA RACE")) {
 			f.t.Errorf("%s:\n%s", w.name, log)
 		}
-		var open *tortured // the job that runs, by the last of its runs
+		open := map[string]*tortured{} // by the last of their runs they run, or nobody heard of their end
 		for line := range strings.Lines(string(log)) {
 			if line == "msg=ended\n" {
-				open = nil
+				clear(open)
 				continue
 			}
 			m := tortureLine.FindStringSubmatch(line)
@@ -321,21 +338,24 @@ func (f *fixture) read(jobs map[string]*tortured, herd []*supervised) {
 			}
 			switch what, id, attempt := m[1], m[2], m[3]; what {
 			case "job begins":
-				open = jobs[id]
-				open.runs = append(open.runs, tortureRun{attempt, killed})
+				open[id] = jobs[id]
+				open[id].runs = append(open[id].runs, tortureRun{attempt, killed})
+				together = max(together, len(open))
 			case "job finished", "job failed", "job handed back", "lease is lost, nothing is written", "cannot tell Redis before the end":
-				if open == nil && what == "job handed back" {
-					continue // it was claimed just as its worker was stopped
+				j := open[id]
+				if j == nil && !strings.Contains(line, " took=") {
+					continue // it was claimed, and did not begin
 				}
-				if open == nil || open.id != id {
+				if j == nil {
 					f.t.Errorf("%s tells of no run: %s", w.name, line)
 					continue
 				}
-				open.runs[len(open.runs)-1].end = what
-				open = nil
+				j.runs[len(j.runs)-1].end = what
+				delete(open, id)
 			}
 		}
 	}
+	return together
 }
 
 // judge holds what Redis has against it.
