@@ -64,7 +64,7 @@ type hardware struct {
 var inContainers = []string{
 	"TestContainer", "TestUnplannedInstance", "TestNothingWaitsForTheHerd", "TestRedisOutlivesTheHerd", "TestDropInShows", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined", "TestGPUsAreTold",
 	"TestKilled", "TestEndIsTold", "TestMonitorKilled", "TestRedisAway", "TestBackfilled", "TestReloadUnderLoad", "TestListDuringReexec", "TestBrokenServiceFile",
-	"TestConfigurationErrorsFail", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
+	"TestConfigurationErrorsFail", "TestStartForetold", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
 }
 
 // working are the tests of what workers do with their jobs, which wants more

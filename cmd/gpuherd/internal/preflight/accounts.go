@@ -43,7 +43,9 @@ func (c *checker) account(e unitfile.Entry, database, name string) {
 		what, maker, status = "group", "groupadd --system", "216/GROUP"
 	}
 	fix := maker + " " + name + " makes it;"
-	if near := unitfile.Nearest(name, c.accounts.names(database)); near != "" {
+	if _, err := strconv.ParseUint(name, 10, 32); err == nil {
+		fix = "write the name or number of one;"
+	} else if near := unitfile.Nearest(name, c.accounts.names(database)); near != "" {
 		fix = "did you mean " + near + "?"
 	}
 	c.warn(e, fix+" until then it fails with "+status, "there is no %s %q", what, name)
@@ -71,9 +73,6 @@ func (a *accounts) missing(database, name string) bool {
 }
 
 func (a *accounts) look(database, name string) bool {
-	if _, err := strconv.ParseUint(name, 10, 32); err == nil {
-		return false // a number may do without a name
-	}
 	names := a.names(database)
 	switch {
 	case len(names) == 0, slices.Contains(names, name), slices.Contains(a.made(database), name):
@@ -95,8 +94,8 @@ func unknown(ctx context.Context, database, name string) bool {
 	return errors.As(err, &exit) && exit.ExitCode() == notFound
 }
 
-// names returns the names in /etc/passwd or /etc/group, and the two that
-// systemd knows without.
+// names returns the names and numbers in /etc/passwd or /etc/group, and the two
+// names that systemd knows without.
 func (a *accounts) names(database string) []string {
 	data, err := rootfs.ReadFile(a.root, "/etc/"+database, rootfs.MaxFile)
 	if err != nil {
@@ -104,14 +103,15 @@ func (a *accounts) names(database string) []string {
 	}
 	names := []string{"root", "nobody"}
 	for line := range strings.Lines(string(data)) {
-		if name, _, ok := strings.Cut(line, ":"); ok {
-			names = append(names, name)
+		if fields := strings.SplitN(line, ":", 4); len(fields) == 4 { // name:password:number:…
+			names = append(names, fields[0], fields[2])
 		}
 	}
 	return names
 }
 
-// made returns the names that systemd-sysusers makes (sysusers.d(5)).
+// made returns the names and numbers that systemd-sysusers makes
+// (sysusers.d(5)).
 func (a *accounts) made(database string) []string {
 	var names []string
 	found, _ := rootfs.Stacked(a.root, ".conf", "/etc/sysusers.d", "/run/sysusers.d", "/usr/local/lib/sysusers.d", "/usr/lib/sysusers.d")
@@ -121,15 +121,14 @@ func (a *accounts) made(database string) []string {
 			continue // masked, or not to be read by anybody
 		}
 		for line := range strings.Lines(string(data)) {
-			words := strings.Fields(line)
-			if len(words) < 2 {
-				continue
-			}
+			words := append(strings.Fields(line), "-", "-", "-")
 			switch kind, group := words[0][:1], database == "group"; {
-			case kind == "u", kind == "g" && group, kind == "m" && !group:
-				names = append(names, words[1])
-			case kind == "m" && len(words) > 2: // a user, and the group that gets it
+			case kind == "u", kind == "g" && group:
+				names = append(names, words[1], words[2])
+			case kind == "m" && group: // a user, and the group that it is put into
 				names = append(names, words[2])
+			case kind == "m":
+				names = append(names, words[1])
 			}
 		}
 	}

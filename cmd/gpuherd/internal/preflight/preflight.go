@@ -18,7 +18,7 @@ import (
 
 // within is how long all questions to getent may take: a directory server that
 // does not answer must not hold up what is known.
-const within = 5 * time.Second
+const within = 2 * time.Second
 
 // Problems returns warnings of what would keep the planned units from being
 // started: a program may well be meant to come later, on a share that is not

@@ -21,7 +21,7 @@ func system(t *testing.T, more map[string]string) string {
 	root := t.TempDir()
 	files := map[string]string{
 		"etc/os-release":            "ID=debian\n",
-		"etc/passwd":                "root:x:0:0::/root:/bin/sh\nvideo:x:44:44:::\n",
+		"etc/passwd":                "root:x:0:0::/root:/bin/sh\n\n# no account\nvideo:x:44:44:::\n",
 		"etc/group":                 "root:x:0:\nrender:x:105:\n",
 		"usr/bin/true*":             "\x7fELF",
 		"bin":                       "-> usr/bin",
@@ -33,7 +33,7 @@ func system(t *testing.T, more map[string]string) string {
 		"opt/linked":                "-> ../usr/bin/true",
 		"opt/outside":               "-> /elsewhere/true",
 		"opt/folder/":               "",
-		"usr/lib/sysusers.d/a.conf": "u! made - \"A user\" /\nm member into\n#u commented\ng crowd -\n",
+		"usr/lib/sysusers.d/a.conf": "u! made - \"A user\" /\nm member into\n#u commented\ng crowd 717\n",
 	}
 	for name, text := range more {
 		files[name] = text
@@ -155,7 +155,8 @@ func TestAccounts(t *testing.T) {
 		"dynamic":          {service: "User=none\nDynamicUser=yes"},
 		"not dynamic":      {service: "User=none\nDynamicUser=no", want: []string{user("2", "none", "useradd --system none makes it;")}},
 		"specifier":        {service: "User=%i\nGroup=g%i"},
-		"number":           {service: "User=12345\nGroup=12345"},
+		"number":           {service: "User=44\nGroup=105\nSupplementaryGroups=717"},
+		"no such number":   {service: "User=105\nGroup=0", want: []string{user("2", "105", "write the name or number of one;")}},
 		"made at boot":     {service: "User=made\nGroup=made\nSupplementaryGroups=crowd into"},
 		"made as a member": {service: "User=member"},
 		"no user is made":  {service: "User=crowd", want: []string{user("2", "crowd", "useradd --system crowd makes it;")}},
