@@ -65,7 +65,7 @@ type hardware struct {
 var inContainers = []string{
 	"TestContainer", "TestUnplannedInstance", "TestNothingWaitsForTheHerd", "TestRedisOutlivesTheHerd", "TestDropInShows", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined", "TestGPUsAreTold",
 	"TestKilled", "TestEndIsTold", "TestMonitorKilled", "TestRedisAway", "TestBackfilled", "TestReloadUnderLoad", "TestListDuringReexec", "TestBrokenServiceFile",
-	"TestConfigurationErrorsFail", "TestStartForetold", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
+	"TestConfigurationErrorsFail", "TestStartForetold", "TestStateFull", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
 }
 
 // working are the tests of what workers do with their jobs, which wants more
