@@ -184,10 +184,12 @@ func TestDropIns(t *testing.T) {
 		"usr/lib/systemd/system/a-.service.d/60-theirs.conf": "[Service]\nUser=none\n",
 		"usr/lib/systemd/system/service.d/70-all.conf":       "[Service]\nGroup=none\n",
 		"etc/systemd/system/service.d/70-all.conf":           "-> /dev/null",
+		"run/systemd/system/service.d/75-every.conf":         "[Service]\nSupplementaryGroups=every\n",
 		"etc/systemd/system/a.service.d/80-another.conf":     "[Service]\nUser=video\n",
 	})
 	want := []string{
 		`/usr/lib/systemd/system/a-.service.d/60-theirs.conf:2: User=: there is no user "none"; useradd --system none makes it; until then it fails with 217/USER`,
+		`/run/systemd/system/service.d/75-every.conf:2: SupplementaryGroups=: there is no group "every"; groupadd --system every makes it; until then it fails with 216/GROUP`,
 		"/etc/systemd/system/a-b.service.d/50-mine.conf:3: ExecStart=: /opt/mine does not exist; put it there or correct the path; until then it fails with 203/EXEC",
 	}
 	if diff := cmp.Diff(want, told(t, root, "[Service]\nExecStart=/opt/none\nUser=video\n")); diff != "" {
