@@ -31,7 +31,7 @@ export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 export GORACE ?= atexit_sleep_ms=0
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-machines test-pm2 test-pages test-packages check soak torture lint vulncheck fuzz bench install package container release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
+.PHONY: help build run test test-machines test-pm2 test-pages test-packages check soak torture lint vulncheck fuzz bench install uninstall package container release clean dependencies test-dependencies package-dependencies tree image lay package-tools package-one
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -133,6 +133,14 @@ bench: dependencies tree ## measure against systemd's own tools, PM2, asynq and 
 
 install: build ## install into DESTDIR (default: this machine)
 	@$(MAKE) --no-print-directory lay
+
+# What there is to remove is what install would lay down: with empty programs,
+# as nothing needs to be built for it.
+uninstall: ## remove from DESTDIR what install put there; configuration and data stay
+	@laid=$$(mktemp -d) && trap 'rm -rf "$$laid"' EXIT && \
+		mkdir "$$laid/bin" && (cd "$$laid/bin" && touch $(STATIC) $(CGO)) && \
+		$(MAKE) --no-print-directory lay BIN="$$laid/bin" COMPLETER=true DESTDIR="$$laid/root" && \
+		find "$$laid/root" -mindepth 1 -depth -printf '%y %P\n' >"$$laid/list" && packaging/uninstall '$(DESTDIR)' <"$$laid/list"
 
 # Lays down what is built in BIN.
 lay:

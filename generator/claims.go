@@ -99,15 +99,8 @@ func (u *unitFiles) hides(unit, name string) (plan.Claim, string) {
 	if len(u.dropIns) == 0 {
 		return plan.Free, ""
 	}
-	prefix, _, _ := strings.Cut(unit, "@")
-	folders := []string{unit, prefix + "@.service"}
-	for i := len(prefix) - 1; i >= 0; i-- {
-		if prefix[i] == '-' && i < len(prefix)-1 {
-			folders = append(folders, prefix[:i+1]+".service")
-		}
-	}
-	for _, folder := range folders {
-		for _, dir := range u.dropIns[folder+".d"] {
+	for _, folder := range dropInFolders(unit) {
+		for _, dir := range u.dropIns[folder] {
 			file := dir + "/" + name
 			switch _, err := rootfs.ReadFile(u.root, file, rootfs.MaxFile); {
 			case errors.Is(err, rootfs.ErrMasked):
@@ -118,6 +111,45 @@ func (u *unitFiles) hides(unit, name string) (plan.Claim, string) {
 		}
 	}
 	return plan.Free, ""
+}
+
+// dropInFolders returns the names of the folders whose drop-ins a unit gets,
+// those for all services left out: its own, its template's, and those for all
+// whose names begin alike up to a dash.
+func dropInFolders(unit string) []string {
+	prefix, _, instance := strings.Cut(strings.TrimSuffix(unit, ".service"), "@")
+	folders := []string{unit + ".d"}
+	if template := prefix + "@.service.d"; instance && template != folders[0] {
+		folders = append(folders, template)
+	}
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] == '-' && i < len(prefix)-1 {
+			folders = append(folders, prefix[:i+1]+".service.d")
+		}
+	}
+	return folders
+}
+
+// DropIns returns the drop-ins that are not generated and that systemd puts
+// behind a unit below root, in the order in which they apply (systemd.unit(5)).
+// What cannot be read is left out: systemd does not read it either.
+func DropIns(root, unit string) []*unitfile.File {
+	var dirs, every []string
+	for _, dir := range slices.Concat(dirsAbove, dirsBelow) {
+		for _, folder := range dropInFolders(unit) {
+			dirs = append(dirs, dir+"/"+folder)
+		}
+		every = append(every, dir+"/service.d")
+	}
+	found, _ := rootfs.Stacked(root, ".conf", append(dirs, every...)...)
+	var files []*unitfile.File
+	for _, f := range found {
+		if data, err := rootfs.ReadFile(root, f.Path, rootfs.MaxFile); err == nil {
+			file, _ := unitfile.Parse(f.Path, data)
+			files = append(files, file)
+		}
+	}
+	return files
 }
 
 func isOurs(unit []byte) bool {

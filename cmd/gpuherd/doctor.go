@@ -37,9 +37,10 @@ func (a *app) doctor() *cobra.Command {
 		Short: "Look for what is wrong with this host, and say how to mend it",
 		Long: `Look at systemd's version, control groups, the NVIDIA driver, its device nodes
 and the inventory, whether the generator ran and when, Redis (that it answers,
-its policy when full, its persistence, its clock), the journal and its bounds,
-the clock, jobs of systemd that do not end, units that restart again and again,
-units that run and are not configured any more, and at all that ping looks at.
+its policy when full, its persistence, its clock), the monitor's folder (that it
+can be written to, and has room), the journal and its bounds, the clock, jobs of
+systemd that do not end, units that restart again and again, units that run and
+are not configured any more, and at all that ping looks at.
 One line a finding, and below it how to mend it. Nothing is changed.
 
 The exit code is 1 if anything is a problem, and 0 if there are only warnings or
@@ -108,6 +109,7 @@ func (a *app) examine(ctx context.Context) []doctor.Finding {
 	redisCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	findings = append(findings, doctor.Redis(redisCtx, root, result.Config.Redis)...)
 	cancel()
+	findings = append(findings, doctor.State(root))
 	findings = append(findings, doctor.Journald(root)...)
 	findings = append(findings, doctor.Clock())
 	for _, c := range append(a.pingHerd(ctx), pingConfiguration(root), pingMonitor(ctx)) {

@@ -2,18 +2,15 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
 
+	"gpuherd/cmd/gpuherd/internal/preflight"
 	"gpuherd/cmd/gpuherd/internal/terminal"
 	"gpuherd/generator"
 	"gpuherd/generator/config"
-	"gpuherd/generator/rootfs"
 	"gpuherd/generator/unitfile"
 	"gpuherd/units/redisclient"
 )
@@ -27,10 +24,12 @@ func (a *app) verify() *cobra.Command {
 		Long: `Read the configuration and every service file as the generator does, and print
 each problem as FILE:LINE: KEY=: what is wrong; what to write instead, all of
 them at once. Beyond what the generator sees, the Redis URL is read as the
-workers read it, without connecting; [Worker] Exec= has to be a program that is
-there; units that another generator makes too, and files that are not read for
-their names, are told. Problems go to standard output; the exit code is 1 if any
-costs something, and 0 if there are none or only warnings. Nothing is changed.
+workers read it, without connecting; [Worker] Exec= and the programs of planned
+services have to be there, and their User= and Group=, as far as that is known
+before systemd starts them; units that another generator makes too, and files
+that are not read for their names, are told. Problems go to standard output; the
+exit code is 1 if any costs something, and 0 if there are none or only warnings.
+Nothing is changed.
 
 At boot and at each start of gpuherd.target, gpuherd-verify.service does this,
 so that errors show in systemctl --failed.
@@ -71,7 +70,7 @@ warning.`,
 // and what it leaves to others. The problems of one file stand together, in the
 // order of its lines.
 func problemsOf(root string, r *generator.Result) unitfile.Problems {
-	problems := slices.Concat(r.Problems, programs(root, r.Config), r.Clashes(root), generator.Strays(root)).Unique()
+	problems := slices.Concat(r.Problems, programs(root, r.Config), preflight.Problems(root, r), r.Clashes(root), generator.Strays(root)).Unique()
 	first := map[string]int{}
 	for i, p := range problems {
 		if _, ok := first[p.File]; !ok {
@@ -96,33 +95,17 @@ func programs(root string, c *config.Config) unitfile.Problems {
 		_ = client.Close() // it never connected
 	}
 	if origin := c.Origin("Worker.Exec"); origin != config.BuiltIn {
-		if why := notExecutable(root, c.Worker.Exec[0]); why != "" {
+		why, _, err := preflight.NotExecutable(root, c.Worker.Exec[0])
+		if err != nil {
+			why = "cannot be looked at: " + err.Error()
+		}
+		if why != "" {
 			p := problemAt(origin, "Exec", c.Worker.Exec[0]+" "+why)
 			p.Warning, p.Fix = true, "no worker starts until it can be run"
 			problems = append(problems, p)
 		}
 	}
 	return problems
-}
-
-// notExecutable says why a program below root cannot be run, or nothing.
-func notExecutable(root, program string) string {
-	info, err := os.Stat(rootfs.Path(root, program))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "does not exist"
-	case err != nil:
-		var path *fs.PathError
-		if errors.As(err, &path) {
-			err = path.Err
-		}
-		return "cannot be looked at: " + err.Error()
-	case !info.Mode().IsRegular():
-		return "is no file"
-	case info.Mode().Perm()&0o111 == 0:
-		return "is not executable"
-	}
-	return ""
 }
 
 // problemAt makes a problem of a setting with one of Config.Origins.

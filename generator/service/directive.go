@@ -174,7 +174,7 @@ func (p *parser) commandLines() {
 	starts := 0
 	for _, key := range commands {
 		for _, e := range p.s.File.Values("Service", key) {
-			n, err := unitfile.CountCommands(e.Value)
+			commands, err := unitfile.SplitCommands(e.Value)
 			if err != nil {
 				p.broken = true
 				p.bad(e, "close it; until then the service does not run", "%v", err)
@@ -183,6 +183,7 @@ func (p *parser) commandLines() {
 			if key != "ExecStart" {
 				continue
 			}
+			n := len(commands)
 			if starts += n; starts > 1 && starts-n <= 1 && !p.s.Oneshot() {
 				p.broken = true
 				p.bad(e, "write one, or Type=oneshot; ExecStart= alone on a line before it drops the one above", "more than one command, which only Type=oneshot takes")

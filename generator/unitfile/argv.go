@@ -17,29 +17,30 @@ import (
 // Specifiers (%) and variables ($) are left alone. Errors are an open quote,
 // and a ';' that stands alone, since to systemd that begins another command.
 func SplitArgv(value string) ([]string, error) {
-	argv, separators, err := splitWords(value)
-	if err == nil && separators > 0 {
+	commands, separated, err := splitCommands(value)
+	switch {
+	case err != nil:
+		return nil, err
+	case separated:
 		return nil, errors.New(`';' alone separates commands; write \; for a semicolon`)
+	case len(commands) == 0:
+		return nil, nil
 	}
-	return argv, err
+	return commands[0], nil
 }
 
-// CountCommands returns how many commands a value of ExecStart= and its like
-// has: a ';' that stands alone separates them.
-func CountCommands(value string) (int, error) {
-	argv, separators, err := splitWords(value)
-	if err != nil || len(argv) == 0 {
-		return 0, err
-	}
-	if value = strings.TrimRight(value, whitespace); separators > 0 && strings.HasSuffix(value, " ;") {
-		separators-- // nothing follows it
-	}
-	return separators + 1, nil
+// SplitCommands splits a value of ExecStart= and its like into its commands,
+// which a ';' that stands alone separates, and each into words as SplitArgv
+// does. The error is an open quote.
+func SplitCommands(value string) ([][]string, error) {
+	commands, _, err := splitCommands(value)
+	return commands, err
 }
 
-// splitWords does the work of SplitArgv, and counts the words that are a plain
-// ';' instead of returning them.
-func splitWords(value string) (argv []string, separators int, err error) {
+// splitCommands does the work of both. separated: there was a separator, be it
+// that nothing follows it.
+func splitCommands(value string) (commands [][]string, separated bool, err error) {
+	var argv []string
 	rest := strings.TrimLeft(value, whitespace)
 	for rest != "" {
 		first, after := rest, ""
@@ -48,19 +49,22 @@ func splitWords(value string) (argv []string, separators int, err error) {
 		}
 		switch {
 		case first == ";" && len(argv) > 0:
-			separators, rest = separators+1, after
+			commands, argv, separated, rest = append(commands, argv), nil, true, after
 		case first == `\;` && len(argv) > 0:
 			argv, rest = append(argv, ";"), after
 		default:
 			word, left, err := cutWord(rest)
 			if err != nil {
-				return nil, 0, err
+				return nil, false, err
 			}
 			argv, rest = append(argv, word), left
 		}
 		rest = strings.TrimLeft(rest, whitespace)
 	}
-	return argv, separators, nil
+	if len(argv) > 0 {
+		commands = append(commands, argv)
+	}
+	return commands, separated, nil
 }
 
 // cutWord cuts the first word off s, which begins with no white space.

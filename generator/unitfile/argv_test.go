@@ -56,6 +56,31 @@ func TestSplitArgv(t *testing.T) {
 	}
 }
 
+func TestSplitCommands(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		in   string
+		want [][]string
+	}{
+		{"", nil},
+		{"a b", [][]string{{"a", "b"}}},
+		{"a b ; c ;\td", [][]string{{"a", "b"}, {"c"}, {"d"}}},
+		{"a ;", [][]string{{"a"}}},
+		{"a\t; ", [][]string{{"a"}}},
+		{`a \; b;c ";" d`, [][]string{{"a", ";", "b;c", ";", "d"}}},
+		{"; a", [][]string{{";", "a"}}}, // in front there is no command to end
+		{"a ; ; b", [][]string{{"a"}, {";", "b"}}},
+	} {
+		got, err := SplitCommands(c.in)
+		if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
+			t.Errorf("SplitCommands(%q): %v (-want +got):\n%s", c.in, err, diff)
+		}
+	}
+	if got, err := SplitCommands(`a ; "b`); err == nil {
+		t.Errorf("an open quote was taken: %q", got)
+	}
+}
+
 func TestQuote(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ in, argv, word string }{

@@ -43,6 +43,12 @@ const servicesDir = "/etc/gpuherd/services"
 // readmeFile is where the machine has the README.
 const readmeFile = "/opt/README.md"
 
+// What `make uninstall` runs, and what it gives to that.
+const (
+	uninstallProgram = "/opt/uninstall"
+	uninstallList    = "/opt/uninstall.list"
+)
+
 // pm2Dir is where a machine has PM2, in node_modules.
 const pm2Dir = "/opt/pm2"
 

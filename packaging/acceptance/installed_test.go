@@ -4,10 +4,16 @@ package acceptance
 
 import (
 	"debug/elf"
+	"io/fs"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // `make install` lays down every file that users and other programs rely on.
@@ -81,5 +87,99 @@ func TestStaticPrograms(t *testing.T) {
 			t.Errorf("%s is linked dynamically", path)
 		}
 		_ = program.Close()
+	}
+}
+
+// makeIn runs make for a folder to install into, and returns what it printed.
+func makeIn(t *testing.T, dir, what string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "make", "-s", "-C", "../..", what, "DESTDIR="+dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("make %s: %v\n%s", what, err, out)
+	}
+	return strings.ReplaceAll(string(out), dir, "")
+}
+
+// lie returns every file and folder below dir, and what each file has in it.
+func lie(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		name, text := strings.TrimPrefix(path, dir+"/"), "folder"
+		if !d.IsDir() {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			text = string(data)
+		}
+		all[name] = text
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// `make uninstall` leaves what was there before `make install`, and what the
+// operator and jobs have put there since.
+func TestUninstalledTree(t *testing.T) {
+	before := map[string]string{
+		"usr/bin/another":                     "a program",
+		"usr/lib/systemd/system/x.service":    "a unit",
+		"usr/share/man/man1/another.1":        "a page",
+		"usr/lib/gpuherd/services/of.service": "of another package",
+		"etc/credstore/another":               "a secret",
+	}
+	since := map[string]string{
+		"etc/gpuherd/gpuherd.conf":                "[GPU]\nCount=1\n",
+		"etc/gpuherd/services/mine.service":       "mine",
+		"etc/credstore/gpuherd.redis-password":    "hunter2",
+		"var/lib/gpuherd/shared/result":           "of a job",
+		"etc/gpuherd/gpuherd.conf.d/50-mine.conf": "",
+	}
+	put := func(dir string, files map[string]string) {
+		t.Helper()
+		for name, text := range files {
+			file := filepath.Join(dir, name)
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, tt := range map[string]struct {
+		before, since map[string]string
+		said          string
+	}{
+		"nothing else":   {said: ""},
+		"others' files":  {before: before, said: "uninstall: kept, as this version does not install it, /usr/lib/gpuherd/services/of.service\n"},
+		"the operator's": {since: since, said: "uninstall: kept /etc/gpuherd\nuninstall: kept /etc/credstore/gpuherd.redis-password\nuninstall: kept /var/lib/gpuherd\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, want := t.TempDir(), t.TempDir()
+			put(dir, tt.before)
+			makeIn(t, dir, "install")
+			if len(lie(t, dir)) < 90 {
+				t.Errorf("installed: %v", slices.Sorted(maps.Keys(lie(t, dir))))
+			}
+			put(dir, tt.since)
+			put(want, tt.before)
+			put(want, tt.since)
+			if said := makeIn(t, dir, "uninstall"); said != tt.said {
+				t.Errorf("said:\n%swant:\n%s", said, tt.said)
+			}
+			if diff := cmp.Diff(lie(t, want), lie(t, dir)); diff != "" {
+				t.Errorf("what lies there (-want +got):\n%s", diff)
+			}
+			makeIn(t, dir, "uninstall") // there is nothing to do, and that is no error
+		})
 	}
 }

@@ -50,6 +50,7 @@ type setting struct {
 	bare     bool                               // gpuherd is not installed: its packages lie in the machine
 	pm2      bool                               // PM2 is installed; it runs with -pm2 only
 	image    bool                               // it is the container's image
+	removed  bool                               // it has what make uninstall runs
 	after    func(*testing.T, *machine.Machine) // what is left to do with it
 }
 
@@ -64,7 +65,7 @@ type hardware struct {
 var inContainers = []string{
 	"TestContainer", "TestUnplannedInstance", "TestNothingWaitsForTheHerd", "TestRedisOutlivesTheHerd", "TestDropInShows", "TestUnitsVerify", "TestUnitsAreMeasured", "TestUnitsAreConfined", "TestJobsAreConfined", "TestGPUsAreTold",
 	"TestKilled", "TestEndIsTold", "TestMonitorKilled", "TestRedisAway", "TestBackfilled", "TestReloadUnderLoad", "TestListDuringReexec", "TestBrokenServiceFile",
-	"TestConfigurationErrorsFail", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
+	"TestConfigurationErrorsFail", "TestStartForetold", "TestStateFull", "TestEveryLineKept", "TestJournalTellsTheSame", "TestNotifyFlood",
 }
 
 // working are the tests of what workers do with their jobs, which wants more
@@ -234,6 +235,13 @@ func settings() []setting {
 				bare:   true,
 				tests:  []string{"TestPackageWithoutGPUs", "TestPackage", "TestPackageInterrupted"},
 				loud:   true,
+			},
+			setting{
+				name:    "uninstall-" + string(suite),
+				config:  machine.Config{Backend: machine.Nspawn, Suite: suite, Env: map[string]string{"NUM_GPUS": "2"}},
+				conf:    "[GPU]\nSimulate=yes\n",
+				removed: true,
+				tests:   []string{"TestUninstalled"},
 			},
 			setting{
 				name: "image-" + string(suite),
@@ -545,6 +553,9 @@ func layTree(t *testing.T, s setting, binary, program string) string {
 			t.Fatal(err)
 		}
 	}
+	if s.removed {
+		layUninstall(t, tree)
+	}
 	inside := filepath.Join(tree, program)
 	if err := os.MkdirAll(filepath.Dir(inside), 0o755); err != nil {
 		t.Fatal(err)
@@ -557,6 +568,25 @@ func layTree(t *testing.T, s setting, binary, program string) string {
 		t.Fatal(err)
 	}
 	return tree
+}
+
+// layUninstall lays down what make uninstall runs, and what it gives to that.
+func layUninstall(t *testing.T, tree string) {
+	t.Helper()
+	inside := filepath.Join(tree, uninstallProgram)
+	if err := os.MkdirAll(filepath.Dir(inside), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyFile("../uninstall", inside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	list, err := exec.CommandContext(t.Context(), "find", installed, "-mindepth", "1", "-depth", "-printf", `%y %P\n`).Output()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(tree, uninstallList), list, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // installPM2 has npm install PM2, once.

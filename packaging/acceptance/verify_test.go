@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 const verifyUnit = "gpuherd-verify.service"
@@ -88,5 +90,85 @@ func TestConfigurationErrorsFail(t *testing.T) {
 	names, err := h.herd()
 	if err != nil || slices.Contains(names, verifyUnit) {
 		t.Errorf("the herd is %v (%v), want no %s in it", names, err, verifyUnit)
+	}
+}
+
+// What gpuherd verify says of a service before it is started is what systemd
+// says when it is, by the status of its exit.
+func TestStartForetold(t *testing.T) {
+	h := open(t)
+	cases := []string{
+		"ExecStart=/bin/true",
+		"ExecStart=true",
+		"ExecStart=/opt/acceptance-none",
+		"ExecStart=acceptance-none",
+		"ExecStart=-/opt/acceptance-none",
+		"ExecStart=@+/opt/acceptance-none argv0",
+		"ExecStart=/etc/os-release",
+		"ExecStart=/opt",
+		"ExecStartPre=/opt/acceptance-none\nExecStart=/bin/true",
+		"ExecStart=/opt/acceptance-script",
+		"ExecStart=/opt/acceptance-none\nBindReadOnlyPaths=/bin/true:/opt/acceptance-none",
+		"ExecStart=/bin/true\nUser=nobody\nGroup=nogroup",
+		"ExecStart=/bin/true\nUser=gpuherd-wroker",
+		"ExecStart=/bin/true\nGroup=acceptance-none",
+		"ExecStart=/bin/true\nUser=gpuherd-worker\nSupplementaryGroups=video acceptance-none",
+		"ExecStart=/bin/true\nUser=acceptance-none\nDynamicUser=yes",
+		"ExecStart=/bin/true\nUser=54321",
+		"ExecStart=/bin/true\nGroup=54321",
+		"ExecStart=/bin/true\nUser=65534\nGroup=0",
+	}
+	write := func(file, text string, mode os.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.Remove(file); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(h.reload) // after the files are gone
+	write("/opt/acceptance-script", "#!/opt/acceptance-none\n", 0o755)
+	name := func(i int) string { return fmt.Sprintf("acceptance-start-%d.service", i) }
+	for i, service := range cases {
+		write(filepath.Join(servicesDir, name(i)), "[X-GPU]\nPer=host\n[Service]\nType=oneshot\nRestart=no\n"+service+"\n", 0o644)
+	}
+	h.reload()
+	said, stderr, status := run(t, "gpuherd", "verify")
+	if status != 0 || stderr != "" {
+		t.Errorf("gpuherd verify ended with %d: %s%s", status, said, stderr)
+	}
+	foretold := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)/(acceptance-start-\d+\.service):.* fails with (\d+)/`).FindAllStringSubmatch(said, -1) {
+		foretold[m[1]] = m[2]
+	}
+	if len(foretold) < 12 {
+		t.Errorf("gpuherd verify foretells %v only:\n%s", foretold, said)
+	}
+	// Confined, as at boot, it sees the same.
+	since := time.Now()
+	h.start(verifyUnit)
+	eventually(t, "the journal has the warnings", func() error {
+		journal, _, _ := run(t, "journalctl", "--unit="+verifyUnit, "--output=cat", "--no-pager", fmt.Sprintf("--since=@%d", since.Unix()))
+		for line := range strings.Lines(said) {
+			if !strings.Contains(journal, line) {
+				return fmt.Errorf("%s is missing in\n%s", line, journal)
+			}
+		}
+		return nil
+	})
+	for i, service := range cases {
+		_, _, _ = run(t, "systemctl", "start", name(i))
+		stdout, stderr, _ := run(t, "systemctl", "show", "--property=ExecMainStatus,ExecStartPre,Result", name(i))
+		got := "" // also of a failure that is to be ignored
+		if m := regexp.MustCompile(`(?:ExecMainStatus|status)=(2\d\d)\b`).FindStringSubmatch(stdout); m != nil && !strings.Contains(stdout, "Result=success") {
+			got = m[1]
+		}
+		if want := foretold[name(i)]; got != want {
+			t.Errorf("%q ends with status %q, foretold is %q:\n%s%s%s", service, got, want, stdout, stderr, said)
+		}
+		_, _, _ = run(t, "systemctl", "reset-failed", name(i))
 	}
 }

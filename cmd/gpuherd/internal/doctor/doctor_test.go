@@ -174,6 +174,25 @@ func TestRedis(t *testing.T) {
 	}
 }
 
+// The user that we ship rights for can look at all of it; one without INFO is
+// told what lacks.
+func TestRedisRights(t *testing.T) {
+	t.Parallel()
+	rights := redistest.Rights(t, "../../../../packaging/redis/gpuherd.rights")
+	root := tree(t, map[string]string{"etc/credstore/gpuherd.redis-password": "secret"})
+	look := func(rights string) []Finding {
+		return Redis(t.Context(), root, config.Redis{URL: redistest.ACL(t, rights).URL, Prefix: "gpuherd"})
+	}
+	all := look(rights)
+	tells(t, all, "redis policy", OK, "noeviction")
+	tells(t, all, "redis persistence", OK, "append-only file")
+	all = look(strings.Replace(rights, " +info", "", 1))
+	tells(t, all, "redis policy", Skipped, "NOPERM")
+	if mend := all[len(all)-1].Mend; !strings.Contains(mend, "+info") {
+		t.Errorf("the mend is %q", mend)
+	}
+}
+
 func TestRedisAway(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

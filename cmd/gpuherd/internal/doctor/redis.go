@@ -73,7 +73,11 @@ func policy(ctx context.Context, client redis.UniversalClient) []Finding {
 	}
 	memory, err := info("memory")
 	if err != nil {
-		return []Finding{found("redis policy", Skipped, "", "Redis does not tell its policy: %v", err)}
+		mend := ""
+		if redisclient.Diagnose(err).Reason == redisclient.Forbidden {
+			mend = "ACL SETUSER with +info for the user in [Redis] URL= lets doctor look: gpuherd-redis(7), USERS"
+		}
+		return []Finding{found("redis policy", Skipped, mend, "Redis does not tell its policy: %v", err)}
 	}
 	var all []Finding
 	policy, most := memory["maxmemory_policy"], memory["maxmemory"]
