@@ -27,6 +27,7 @@ type progress struct {
 	pending []string
 	where   map[string]jobs.Standing // of pending units that take long
 	told    map[string]telling       // what stderr has of them
+	mended  map[string]bool          // mends that stderr has
 	begun   time.Time
 	stop    chan struct{}
 	stopped sync.WaitGroup
@@ -53,7 +54,7 @@ func (a *app) newProgress(verb jobs.Verb, units []string, asJSON bool) *progress
 	p := &progress{
 		verb: verb, lines: a.stdout, styled: a.out, status: a.newStatusLine(), complain: a.complain,
 		total: len(units), pending: slices.Clone(units), begun: time.Now(),
-		where: map[string]jobs.Standing{}, told: map[string]telling{},
+		where: map[string]jobs.Standing{}, told: map[string]telling{}, mended: map[string]bool{},
 		stop: make(chan struct{}),
 	}
 	if asJSON { // stdout is the document's
@@ -98,8 +99,13 @@ func (p *progress) standing(s jobs.Standing) {
 		return
 	}
 	p.told[s.Unit] = telling{what, time.Now()}
+	mend := mends(s.StatusText)
+	if p.mended[mend] { // a whole herd may wait for one thing
+		mend = ""
+	}
+	p.mended[mend] = true
 	p.status.erase()
-	p.complain("%s is %s%s", selection.Short(s.Unit), &s, mends(s.StatusText))
+	p.complain("%s is %s%s", selection.Short(s.Unit), &s, mend)
 	p.draw()
 }
 

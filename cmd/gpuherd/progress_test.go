@@ -18,7 +18,7 @@ func TestStandingsAreToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var stderr bytes.Buffer
 		a := &app{stdout: &output{Writer: t.Output()}, stderr: &output{Writer: &stderr}}
-		p := a.newProgress(jobs.Restart, []string{"a.service", "b.service", "c.service"}, false)
+		p := a.newProgress(jobs.Restart, []string{"a.service", "b.service", "c.service", "d.service", "e.service"}, false)
 		defer p.close()
 		for i := range 20 {
 			p.standing(jobs.Standing{Unit: "a.service", Active: "activating", StatusText: "waiting"})
@@ -30,11 +30,16 @@ func TestStandingsAreToldOnce(t *testing.T) {
 				c = jobs.Standing{Unit: "c.service", Active: "activating"}
 			}
 			p.standing(c)
+			// Its mend is told with the first that waits for it.
+			p.standing(jobs.Standing{Unit: "d.service", Active: "activating", StatusText: "Redis at redis://x is full"})
+			p.standing(jobs.Standing{Unit: "e.service", Active: "activating", StatusText: "Redis at redis://x is full"})
 			time.Sleep(time.Second)
 		}
 		const want = `gpuherd: a is not ready yet: waiting
 gpuherd: b is not ready yet: loading a
 gpuherd: c is not stopped yet: job a
+gpuherd: d is not ready yet: Redis at redis://x is full; it is full: raise its maxmemory or remove keys of others
+gpuherd: e is not ready yet: Redis at redis://x is full
 gpuherd: b is not ready yet: loading f
 gpuherd: b is not ready yet: loading k
 gpuherd: c is not ready yet
