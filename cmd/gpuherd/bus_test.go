@@ -93,10 +93,35 @@ func herdOfMachines() []systemdtest.Unit {
 	}
 }
 
+// herdThatWaits are the units of testdata/standing/*.txtar, whose jobs last, but
+// for one that ends and one that fails.
+func herdThatWaits() []systemdtest.Unit {
+	unit := func(name, active, sub, job, status string) systemdtest.Unit {
+		return systemdtest.Unit{Name: name, Job: job, Props: map[string]any{
+			"Id": name, "LoadState": "loaded", "ActiveState": active, "SubState": sub, "Result": "success", "StatusText": status,
+		}}
+	}
+	broken := unit("broken@0.service", "failed", "failed", "failed", "loading \x1b[2J")
+	maps.Copy(broken.Props, map[string]any{"Result": "exit-code", "ExecMainCode": int32(1), "ExecMainStatus": int32(1)})
+	return []systemdtest.Unit{
+		unit("redis-worker@0.service", "activating", "start", "never", "Redis at redis://redis1:6379 refuses the user or password"),
+		unit("redis-worker@1.service", "active", "running", "", "idle"),
+		unit("comfyui@0.service", "deactivating", "stop-sigterm", "never", "saving"),
+		unit("comfyui@1.service", "activating", "start", "never", ""),
+		broken,
+	}
+}
+
 // TestBusScripts runs testdata/bus/*.txtar, each with a herd of its own.
 func TestBusScripts(t *testing.T) {
 	t.Parallel()
 	runBusScripts(t, "testdata/bus", herdOfScripts(), nil)
+}
+
+// TestStandingScripts runs testdata/standing/*.txtar.
+func TestStandingScripts(t *testing.T) {
+	t.Parallel()
+	runBusScripts(t, "testdata/standing", herdThatWaits(), nil)
 }
 
 // TestChangeScripts runs testdata/change/*.txtar, each on a machine of its own:

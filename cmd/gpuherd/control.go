@@ -23,11 +23,14 @@ const controlLong = `
 
 All units are asked for at once, over D-Bus, so polkit decides who may. gpuherd
 waits until systemd's jobs have ended, prints a line for each unit, and fails if
-any unit did. Interrupting the wait leaves the jobs to systemd.
+any unit did. Interrupting the wait leaves the jobs to systemd. Where a job
+lasts, stderr has what the unit says of itself meanwhile (STATUS=), such as what
+a worker waits for, and what mends that.
 
 --json prints an array, one object a unit: unit, verb, result (done, failed,
 timeout, canceled, dependency, skipped, queued, refused, waiting), ok, error,
-ms, active, sub, unit_result, exit_status, pid.`
+ms, active, sub, unit_result, exit_status, pid, status_text (what the unit said
+of itself last, where it is not ok).`
 
 // control builds start, stop or restart.
 func (a *app) control(verb jobs.Verb, short, long string) *cobra.Command {
@@ -106,12 +109,12 @@ func (a *app) await(ctx context.Context, verb jobs.Verb, units []string, wait bo
 
 	progress := a.newProgress(verb, units, asJSON)
 	defer progress.close()
-	return jobs.Run(waitCtx, conn, verb, units, wait, progress.ended), nil
+	return jobs.Run(waitCtx, conn, verb, units, wait, progress.listener()), nil
 }
 
 // judge says on stderr what to do about the units that failed.
 func (a *app) judge(verb jobs.Verb, outcomes []jobs.Outcome) error {
-	var failed []string
+	var failed, said []string
 	denied := false
 	for i := range outcomes {
 		o := &outcomes[i]
@@ -123,12 +126,13 @@ func (a *app) judge(verb jobs.Verb, outcomes []jobs.Outcome) error {
 			continue
 		}
 		failed = append(failed, selection.Short(o.Unit))
+		said = append(said, o.StatusText)
 	}
 	if denied {
 		a.complain("systemd does not let you %s units%s; run it as root (sudo gpuherd %s …), or allow org.freedesktop.systemd1.manage-units for your user by a polkit rule", verb, a.there(), verb)
 	}
 	if len(failed) > 0 {
-		a.complain("%d of %d units did not %s; see: gpuherd%s logs %s", len(failed), len(outcomes), verb, a.hostFlag(), strings.Join(failed, " "))
+		a.complain("%d of %d units did not %s%s; see: gpuherd%s logs %s", len(failed), len(outcomes), verb, mends(said...), a.hostFlag(), strings.Join(failed, " "))
 	}
 	if denied || len(failed) > 0 {
 		return errFailed

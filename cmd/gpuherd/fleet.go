@@ -43,9 +43,10 @@ last beat, once it has been silent for 15 seconds; offline where the monitor
 said that it ends; unread where Redis gave an error. Times are by Redis' clock.
 What a host that is not alive does is not known: its figures are the last ones,
 and count in no sum. UNITS and JOBS are active units of all, and units with a
-job in hand. GPUS is those not unhealthy of all. RESTARTS counts the starts
-after the first of this boot. TROUBLE is what failed and which GPUs are
-unhealthy, why.
+job in hand. GPUS is those not unhealthy of all. RESTARTS/BOOT counts each start
+of its units after their first in this boot, and never goes back; RESTARTS of
+gpuherd list are systemd's automatic ones since the last start by hand. TROUBLE
+is what failed and which GPUs are unhealthy, why.
 
 A host that is no more stays until it is removed from the list: redis-cli ZREM
 gpuherd:hosts HOST.
@@ -229,7 +230,7 @@ func writeFleet(w io.Writer, s terminal.Screen, f fleet.Fleet) error {
 func fleetTable(f fleet.Fleet) *terminal.Table {
 	t := &terminal.Table{Columns: []terminal.Column{
 		{Title: "HOST"}, {Title: "STATE"}, {Title: "UPTIME", Right: true}, {Title: "UNITS", Right: true}, {Title: "GPUS", Right: true},
-		{Title: "JOBS", Right: true}, {Title: "RESTARTS", Right: true}, {Title: "VERSION"}, {Title: "TROUBLE"},
+		{Title: "JOBS", Right: true}, {Title: "RESTARTS/BOOT", Right: true}, {Title: "VERSION"}, {Title: "TROUBLE"},
 	}}
 	for i := range f.Hosts {
 		h := &f.Hosts[i]

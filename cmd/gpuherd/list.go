@@ -29,8 +29,9 @@ Redis; where neither answers, list says so and shows the rest. Below the table
 it names what runs and is not configured any more, but for that of --host.
 
 UPTIME is how long the unit has been active. RESTARTS counts systemd's automatic
-ones, from zero after a start by hand; the monitor's figure, in Redis and its
-metrics, counts every start after the first of this boot and never goes back.
+ones, from zero after a start by hand; the monitor's figure, in Redis, its
+metrics and pages, and RESTARTS/BOOT of gpuherd fleet, counts every start after
+the first of this boot and never goes back.
 MEMORY is of the whole control group, beside the limit that the kernel
 enforces. CPU is the CPU time since the start over UPTIME, as ps(1) counts it:
 100% is one core. GPU% and TEMP are how busy and how hot the whole GPU is, in

@@ -193,7 +193,7 @@ func controlOne(ctx context.Context, verb jobs.Verb, unit string) monit.Done {
 	if err := conn.Subscribe(); err != nil { // else JobRemoved may not come, see runJobs
 		return monit.Done{Text: name + ": " + err.Error()}
 	}
-	o := jobs.Run(ctx, conn, verb, []string{unit}, true, nil)[0]
+	o := jobs.Run(ctx, conn, verb, []string{unit}, true, jobs.Listener{})[0]
 	if jobs.Unauthorized(o.Err()) {
 		return monit.Done{Text: fmt.Sprintf("%s: systemd does not let you %s it; run gpuherd as root, or allow it by a polkit rule", name, verb)}
 	}

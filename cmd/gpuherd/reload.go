@@ -78,7 +78,7 @@ func (a *app) roll(ctx context.Context, words []string, o rolling.Options, rerea
 	defer context.AfterFunc(ctx, func() { cancel(errInterrupted) })()
 
 	progress := a.newProgress(jobs.Reload, units, asJSON)
-	outcomes := rolling.Run(waitCtx, liveHerd{a}, units, o, progress.ended)
+	outcomes := rolling.Run(waitCtx, liveHerd{a, jobs.Listener{Ended: progress.settling, Standing: progress.standing}}, units, o, progress.ended)
 	progress.close()
 	if asJSON {
 		if err := a.printJSON(outcomes); err != nil {
@@ -106,7 +106,7 @@ func (a *app) daemonReload(ctx context.Context) error {
 // judgeRoll says on stderr where a reload that failed has left the herd, and
 // the way back.
 func (a *app) judgeRoll(outcomes []jobs.Outcome) error {
-	var failed, done, untouched, refused []string
+	var failed, done, untouched, refused, said []string
 	for i := range outcomes {
 		o := &outcomes[i]
 		switch short := selection.Short(o.Unit); {
@@ -118,6 +118,7 @@ func (a *app) judgeRoll(outcomes []jobs.Outcome) error {
 			untouched = append(untouched, short)
 		case !o.OK:
 			failed = append(failed, short)
+			said = append(said, o.StatusText)
 		}
 	}
 	switch {
@@ -129,7 +130,7 @@ func (a *app) judgeRoll(outcomes []jobs.Outcome) error {
 		a.complain("stopped before %s; the others run as before", strings.Join(untouched, " "))
 		return errFailed
 	}
-	text := fmt.Sprintf("stopped at %s; see: gpuherd%s logs %s", strings.Join(failed, " "), a.hostFlag(), strings.Join(failed, " "))
+	text := fmt.Sprintf("stopped at %s%s; see: gpuherd%s logs %s", strings.Join(failed, " "), mends(said...), a.hostFlag(), strings.Join(failed, " "))
 	if len(untouched) > 0 {
 		text += fmt.Sprintf("; %d run as before: %s", len(untouched), strings.Join(untouched, " "))
 	}
@@ -139,7 +140,10 @@ func (a *app) judgeRoll(outcomes []jobs.Outcome) error {
 }
 
 // liveHerd is the herd of package rolling as systemd has it.
-type liveHerd struct{ a *app }
+type liveHerd struct {
+	a        *app
+	listener jobs.Listener // of each restart
+}
 
 func (h liveHerd) States(ctx context.Context) (map[string]rolling.State, error) {
 	conn, names, err := h.a.selected(ctx, nil, true)
@@ -162,5 +166,5 @@ func (h liveHerd) Restart(ctx context.Context, unit string) jobs.Outcome {
 	if err != nil {
 		return jobs.Outcome{Unit: unit, Verb: jobs.Reload, Result: jobs.Refused, Error: err.Error()}
 	}
-	return jobs.Run(ctx, conn, jobs.Reload, []string{unit}, true, nil)[0]
+	return jobs.Run(ctx, conn, jobs.Reload, []string{unit}, true, h.listener)[0]
 }

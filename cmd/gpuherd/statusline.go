@@ -18,6 +18,11 @@ func (a *app) newStatusLine() *statusLine {
 // watched reports whether somebody sees the line.
 func (l *statusLine) watched() bool { return l.told != nil || l.screen.Terminal }
 
+// fits reports whether somebody sees text whole in the line, which must be inert.
+func (l *statusLine) fits(text string) bool {
+	return l.told != nil || l.screen.Terminal && terminal.Width(text) < l.screen.Width
+}
+
 // draw replaces the line. text must be inert.
 func (l *statusLine) draw(text string) {
 	if l.told != nil {

@@ -65,7 +65,7 @@ func queueStyle(q fleet.Queue) string {
 
 func unitTable(units []state.Unit, now time.Time) table {
 	t := newTable("units", "Units", []column{
-		{"Unit", false}, {"GPU", true}, {"State", false}, {"For", true}, {"Restarts", true}, {"Memory", true}, {"Limit", true}, {"Job", false}, {"Status", false},
+		{"Unit", false}, {"GPU", true}, {"State", false}, {"For", true}, {"Restarts/boot", true}, {"Memory", true}, {"Limit", true}, {"Job", false}, {"Status", false},
 	})
 	for i := range units {
 		u := &units[i]
@@ -209,7 +209,7 @@ func fleetLines(f fleet.Fleet) []cell {
 
 func hostTable(hosts []fleet.Host) table {
 	t := newTable("hosts", "Hosts", []column{
-		{"Host", false}, {"State", false}, {"Up", true}, {"Units", true}, {"GPUs", true}, {"Jobs", true}, {"Restarts", true}, {"Version", false}, {"Trouble", false},
+		{"Host", false}, {"State", false}, {"Up", true}, {"Units", true}, {"GPUs", true}, {"Jobs", true}, {"Restarts/boot", true}, {"Version", false}, {"Trouble", false},
 	})
 	hosts = slices.Clone(hosts) // others look at them, too
 	slices.SortStableFunc(hosts, func(a, b fleet.Host) int { return cmp.Compare(rank(&a), rank(&b)) })

@@ -72,7 +72,7 @@ var inContainers = []string{
 // than one of them, and fast ones.
 var working = []string{
 	"TestStopLetsTheJobFinish", "TestStopHandsTheJobBack", "TestLongDrain", "TestCancelEndsTheJob", "TestJobInTheJournal",
-	"TestUnfitGPU", "TestWorkersBeginAnew",
+	"TestUnfitGPU", "TestWorkersBeginAnew", "TestRestartTellsWhatIsWaitedFor",
 }
 
 // underAppArmor puts the monitor's profile in force, alone: Debian's hundred

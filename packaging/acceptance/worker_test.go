@@ -315,3 +315,39 @@ func TestWorkersBeginAnew(t *testing.T) {
 		t.Errorf("workers began anew %d times, want %d or more", n, least)
 	}
 }
+
+// A restart says what the worker waits for, with the mend, while systemd's job
+// goes on, and is done once that is mended.
+func TestRestartTellsWhatIsWaitedFor(t *testing.T) {
+	h := open(t)
+	worker := strings.TrimSuffix(h.workers()[0], ".service")
+	stranger := map[string]string{
+		"/etc/gpuherd/gpuherd.conf.d/91-test.conf": "[Redis]\nURL=redis://stranger@127.0.0.1:6379\n",
+		"/etc/credstore/gpuherd.redis-password":    "wrong",
+	}
+	t.Cleanup(func() {
+		for path := range stranger {
+			if err := os.Remove(path); err != nil {
+				t.Error(err)
+			}
+		}
+		h.gpuherd(0, "restart", worker)
+		h.healthy()
+	})
+	for path, text := range stranger {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const waits, mend = "Redis at redis://xxxxx@127.0.0.1:6379 refuses the user or password", "check the user in [Redis] URL="
+	said := h.gpuherd(1, "restart", worker, "--timeout", "15s")
+	for _, want := range []string{
+		worker + " is not ready yet: " + waits + "; " + mend,
+		worker + " not yet restarted: the time is up; the job goes on; it says: " + waits,
+		"1 of 1 units did not restart; " + mend,
+	} {
+		if !strings.Contains(said, want) {
+			t.Errorf("restart does not say %q:\n%s", want, said)
+		}
+	}
+}

@@ -95,6 +95,35 @@ func (t *Trouble) Error() string {
 // it should: "is full". They follow its name.
 func (t *Trouble) Says() string { return says[t.Reason] }
 
+// statusHead begins every Status.
+const statusHead = "Redis at "
+
+// Status returns in one line, for a program's STATUS=, what Redis at where, an
+// address without a password, does instead of what it should.
+func (t *Trouble) Status(where string) string { return statusHead + where + " " + t.Says() }
+
+// MendOf returns what mends the trouble that a Status tells. Where its words do
+// not say which trouble it is, or nothing is known to mend that, it says who
+// finds out. It is empty for any other text.
+func MendOf(status string) string {
+	if !strings.HasPrefix(status, statusHead) {
+		return ""
+	}
+	var told []string
+	for reason, words := range says {
+		if strings.HasSuffix(status, " "+words) {
+			told = append(told, reason)
+		}
+	}
+	switch {
+	case len(told) == 0:
+		return ""
+	case len(told) == 1 && mends[told[0]] != "":
+		return mends[told[0]]
+	}
+	return "gpuherd doctor asks Redis as the workers do, and says what it answers"
+}
+
 // Unwrap returns Err.
 func (t *Trouble) Unwrap() error { return t.Err }
 

@@ -72,6 +72,27 @@ func TestDiagnose(t *testing.T) {
 	}
 }
 
+func TestMendOf(t *testing.T) {
+	t.Parallel()
+	const at, ask = "redis://gpuherd@redis1:6379", "gpuherd doctor asks Redis as the workers do, and says what it answers"
+	for status, want := range map[string]string{
+		Diagnose(told("WRONGPASS invalid pair")).Status(at):    mends[Unauthorised],
+		Diagnose(told("NOPERM no permissions")).Status(at):     mends[Forbidden],
+		Diagnose(io.EOF).Status(at):                            ask, // as a time-out is told
+		Diagnose(context.DeadlineExceeded).Status(at):          ask,
+		Diagnose(told("ERR unknown command")).Status(at):       ask, // there is no mend
+		"Redis at " + at + " is quite full":                    "",
+		"waiting for Redis at " + at:                           "",
+		"job j finished, but Redis is full":                    "",
+		"":                                                     "",
+		"Redis at redis://x is full, attempt 1 of 3: is full ": "",
+	} {
+		if got := MendOf(status); got != want {
+			t.Errorf("the mend of %q is %q, want %q", status, got, want)
+		}
+	}
+}
+
 func TestSays(t *testing.T) {
 	t.Parallel()
 	for err, want := range map[error]string{

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -31,7 +32,7 @@ func (w *Worker) job(ctx context.Context, c *queue.Claim) error {
 
 	run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	l := lease{claim: c, log: w, every: w.Queue.Lease() / 6, lost: make(chan struct{})}
+	l := newLease(w.Queue.Lease(), c.Renew, w.Log.With("job", c.ID))
 	keep, release := context.WithCancel(run)
 	defer release()
 	kept := make(chan struct{})
@@ -40,9 +41,9 @@ func (w *Worker) job(ctx context.Context, c *queue.Claim) error {
 		l.keep(keep)
 	}()
 	done, kills := make(chan Outcome, 1), w.kills()
-	go func() { done <- w.Executor.Run(run, a, func(p string) { l.progress.Store(&p) }) }()
+	go func() { done <- w.Executor.Run(run, a, l.tell) }()
 
-	o := w.attend(ctx, c, &l, done, cancel, kills)
+	o := w.attend(ctx, c, l, done, cancel, kills)
 	if n := w.kills(); n > kills && (o.Verdict == Failed || o.Verdict == Stopped) {
 		o.Error = fmt.Sprintf("out of memory: the kernel killed %d of its processes, %s", n-kills, o.Error)
 		o.Verdict, o.Reason = Failed, ReasonOOM
@@ -197,45 +198,73 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 	return nil
 }
 
+// progressPause is the least time from one progress that Redis is told to the
+// next.
+const progressPause = time.Second
+
 // A lease is kept by a goroutine of its own, apart from the job's process.
 type lease struct {
-	claim    *queue.Claim
-	log      *Worker
+	renew    func(ctx context.Context, progress string) error // see queue.Claim.Renew
+	log      *slog.Logger
 	every    time.Duration
 	progress atomic.Pointer[string] // the job's latest
+	news     chan struct{}          // has room for one: progress may be another
 	away     atomic.Pointer[string] // what Redis did instead of the last renewal; nil: it renewed
 	lost     chan struct{}          // closed when the lease is another's
 }
 
+func newLease(d time.Duration, renew func(context.Context, string) error, log *slog.Logger) *lease {
+	return &lease{renew: renew, log: log, every: d / 6, news: make(chan struct{}, 1), lost: make(chan struct{})}
+}
+
+// tell notes how far the job is.
+func (l *lease) tell(progress string) {
+	l.progress.Store(&progress)
+	select {
+	case l.news <- struct{}{}:
+	default: // keep has not seen the one before yet
+	}
+}
+
 // keep renews until ctx is done or the lease is lost. Redis may be away for
-// longer than the lease: it is for Redis to say then whose it is.
+// longer than the lease: it is for Redis to say then whose it is. Progress comes
+// with a renewal, and brings one forward while Redis answers.
 func (l *lease) keep(ctx context.Context) {
 	backoff := redisclient.Backoff{Min: l.every / 20, Max: l.every}
-	wait, told := l.every, ""
+	due := time.Now().Add(l.every)
+	timer := time.NewTimer(l.every)
+	defer timer.Stop()
+	told, toldAt := "", time.Time{}
+	unsaid := func() string {
+		if p := l.progress.Load(); p != nil && *p != told {
+			return *p
+		}
+		return ""
+	}
 	for {
-		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-			t.Stop()
 			return
-		case <-t.C:
+		case <-l.news:
+			if soonest := toldAt.Add(progressPause); unsaid() != "" && backoff.Tries() == 0 && soonest.Before(due) {
+				due = soonest
+				timer.Reset(time.Until(due))
+			}
+			continue
+		case <-timer.C:
 		}
-		progress := ""
-		if p := l.progress.Load(); p != nil && *p != told {
-			progress = *p
-		}
+		progress, wait := unsaid(), l.every
 		renew, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := l.claim.Renew(renew, progress)
+		err := l.renew(renew, progress)
 		cancel()
 		switch {
 		case err == nil:
 			if l.away.Swap(nil) != nil {
-				l.log.Log.Info("Redis answers, the lease still holds", "job", l.claim.ID)
+				l.log.Info("Redis answers, the lease still holds")
 			}
 			backoff.Reset()
-			wait = l.every
 			if progress != "" {
-				told = progress
+				told, toldAt = progress, time.Now()
 			}
 		case errors.Is(err, queue.ErrLost):
 			close(l.lost)
@@ -245,10 +274,12 @@ func (l *lease) keep(ctx context.Context) {
 		default:
 			says := redisclient.Diagnose(err).Says()
 			if l.away.Swap(&says) == nil {
-				l.log.Log.Warn("cannot renew the lease, the job goes on", "job", l.claim.ID, "error", err)
+				l.log.Warn("cannot renew the lease, the job goes on", "error", err)
 			}
 			wait = backoff.Next()
 		}
+		due = time.Now().Add(wait)
+		timer.Reset(wait)
 	}
 }
 

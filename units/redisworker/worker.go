@@ -337,7 +337,7 @@ func (w *Worker) away(err error) (says string) {
 	if w.backoff.Tries() == 0 {
 		w.Log.Warn("Redis "+trouble.Says()+", trying again", "redis", w.Where, "error", trouble)
 	}
-	w.say(fmt.Sprintf("Redis at %s %s", w.Where, trouble.Says()))
+	w.say(trouble.Status(w.Where))
 	return trouble.Says()
 }
 

@@ -157,6 +157,29 @@ func TestLeaseIsRenewedWithProgress(t *testing.T) {
 	}
 }
 
+// TestProgressIsInRedisBeforeARenewalIsDue: who waits for a job sees it at once.
+func TestProgressIsInRedisBeforeARenewalIsDue(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: 50 * time.Millisecond})
+	f.add("j")
+	begun, end := make(chan time.Time, 1), make(chan struct{})
+	_, stop := f.start(Options{Consumer: "a", Executor: script(func(_ context.Context, _ Attempt, progress func(string)) Outcome {
+		begun <- time.Now()
+		progress("50")
+		<-end
+		return Outcome{Result: []byte("r")}
+	})})
+	f.until("progress", func() bool { return f.record("j").Progress == "50" })
+	if took, due := time.Since(<-begun), f.queue.Lease()/6; took >= due {
+		t.Errorf("it took %v, and a renewal is due after %v", took, due)
+	}
+	close(end)
+	f.until("result", func() bool { return f.record("j").Result == "r" })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestOutageLongerThanTheLease: as Redis comes back its clock says that the
 // lease ran out, but nobody else took the job, so it is still the worker's.
 func TestOutageLongerThanTheLease(t *testing.T) {

@@ -7,7 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/dbus"
@@ -81,6 +84,7 @@ type Outcome struct {
 	UnitResult string `json:"unit_result,omitempty"` // Result of the service: "exit-code", "oom-kill", …
 	ExitStatus int32  `json:"exit_status"`           // of its main process, when it has ended
 	PID        uint32 `json:"pid,omitempty"`         // main process afterwards
+	StatusText string `json:"status_text,omitempty"` // what the unit said of itself last (STATUS=), where it is not OK
 	err        error
 	unmet      bool // a condition of the unit kept it from starting
 }
@@ -100,18 +104,26 @@ const inspections = 32
 // errLost is the cause of a wait that the bus ended.
 var errLost = errors.New("lost the connection to systemd; the jobs go on")
 
+// A Listener hears of units while Run waits for their jobs, in Run's goroutine.
+// Each of its functions may be nil.
+type Listener struct {
+	Ended    func(Outcome)  // as an outcome comes
+	Standing func(Standing) // of each unit that is on its way, again and again, where its job lasts
+}
+
 // Run asks for verb on every unit, waits for all jobs unless wait is false,
-// and returns the outcomes in the order of units. ended, if not nil, is called
-// for each outcome as it comes, in the caller's goroutine. When ctx ends,
-// Run returns what it has; jobs that systemd took go on there.
-func Run(ctx context.Context, bus Bus, verb Verb, units []string, wait bool, ended func(Outcome)) []Outcome {
+// and returns the outcomes in the order of units. When ctx ends, Run returns
+// what it has; jobs that systemd took go on there.
+func Run(ctx context.Context, bus Bus, verb Verb, units []string, wait bool, l Listener) []Outcome {
 	ctx, cancel := context.WithCancelCause(ctx)
+	var looking sync.WaitGroup
+	defer looking.Wait()
 	defer cancel(nil)
 
 	outcomes := make([]Outcome, len(units))
 	arrived := make(chan int, len(units))
 	turns := make(chan struct{}, inspections)
-	pending := 0
+	pending := map[int]string{}
 	for i, unit := range units {
 		outcomes[i] = Outcome{Unit: unit, Verb: verb}
 		o := &outcomes[i]
@@ -127,15 +139,15 @@ func Run(ctx context.Context, bus Bus, verb Verb, units []string, wait bool, end
 				o.Result, o.Error = Waiting, cause.Error()
 			}
 			o.Millis = time.Since(begun).Milliseconds()
-			report(ended, *o)
+			report(l.Ended, *o)
 			continue
 		}
 		if !wait {
 			o.Result, o.OK = Queued, true
-			report(ended, *o)
+			report(l.Ended, *o)
 			continue
 		}
-		pending++
+		pending[i] = unit
 		go func() {
 			await(ctx, bus, o, result, turns)
 			o.Millis = time.Since(begun).Milliseconds()
@@ -144,14 +156,39 @@ func Run(ctx context.Context, bus Bus, verb Verb, units []string, wait bool, end
 	}
 	ticker := time.NewTicker(probe)
 	defer ticker.Stop()
-	for pending > 0 {
+	next := time.NewTimer(patience)
+	defer next.Stop()
+	looked := make(chan []Standing, 1) // room for a look that nobody waits for any more
+	said := map[string]string{}        // by units that are starting
+	for len(pending) > 0 {
 		select {
 		case i := <-arrived:
-			pending--
-			report(ended, outcomes[i])
+			delete(pending, i)
+			o := &outcomes[i]
+			if !o.OK && o.StatusText == "" { // systemd forgets it when it starts the unit anew
+				o.StatusText = said[o.Unit]
+			}
+			report(l.Ended, *o)
 		case <-ticker.C:
 			if !bus.Connected() {
 				cancel(errLost)
+			}
+		case <-next.C:
+			asked := slices.Sorted(maps.Values(pending))
+			looking.Go(func() { looked <- lookAll(ctx, bus, asked) })
+		case all := <-looked:
+			next.Reset(again)
+			left := slices.Collect(maps.Values(pending))
+			for _, s := range all {
+				if !slices.Contains(left, s.Unit) {
+					continue
+				}
+				if s.Active == "activating" && s.StatusText != "" {
+					said[s.Unit] = s.StatusText
+				}
+				if l.Standing != nil {
+					l.Standing(s)
+				}
 			}
 		}
 	}
@@ -202,11 +239,17 @@ func await(ctx context.Context, bus Bus, o *Outcome, result <-chan string, turns
 	case o.Result = <-result:
 	case <-ctx.Done():
 		o.Result, o.Error = Waiting, context.Cause(ctx).Error()
-		return
 	}
 	turns <- struct{}{}
+	defer func() { <-turns }()
+	if o.Result == Waiting {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
+		defer cancel()
+		s, _ := look(ctx, bus, o.Unit)
+		o.StatusText = s.StatusText
+		return
+	}
 	inspect(ctx, bus, o)
-	<-turns
 	switch o.Verb {
 	case Stop:
 		// A unit that had to be killed is stopped too; UnitResult tells.
@@ -221,19 +264,20 @@ func await(ctx context.Context, bus Bus, o *Outcome, result <-chan string, turns
 // would be 450, and take systemd longer than to restart the unit. Failure to
 // read costs only detail.
 func inspect(ctx context.Context, bus Bus, o *Outcome) {
-	property := func(kind, name string, to any) bool {
-		p, err := bus.GetUnitTypePropertyContext(ctx, o.Unit, kind, name)
-		return err == nil && p.Value.Store(to) == nil
-	}
-	property("Unit", "ActiveState", &o.Active)
-	property("Unit", "SubState", &o.Sub)
+	read := func(kind, name string, to any) bool { return property(ctx, bus, o.Unit, kind, name, to) }
+	read("Unit", "ActiveState", &o.Active)
+	read("Unit", "SubState", &o.Sub)
 	if o.Active == "inactive" && o.Verb != Stop {
 		var met bool
-		o.unmet = property("Unit", "ConditionResult", &met) && !met
+		o.unmet = read("Unit", "ConditionResult", &met) && !met
 	}
-	property("Service", "Result", &o.UnitResult)
-	property("Service", "ExecMainStatus", &o.ExitStatus)
-	property("Service", "MainPID", &o.PID)
+	read("Service", "Result", &o.UnitResult)
+	read("Service", "ExecMainStatus", &o.ExitStatus)
+	read("Service", "MainPID", &o.PID)
+	// What did not run has said nothing: systemd has the word of the run before.
+	if o.Verb != Stop && o.UnitResult != "" && o.UnitResult != "success" {
+		read("Service", "StatusText", &o.StatusText)
+	}
 }
 
 // Unauthorized reports whether err is polkit's or the bus's refusal.
@@ -278,9 +322,13 @@ func (o *Outcome) String() string {
 	case o.Result == Lonely:
 		return fmt.Sprintf("not %s: %s", o.Verb.Past(), o.Error)
 	case o.Result == Waiting:
-		return fmt.Sprintf("not yet %s: %s", o.Verb.Past(), o.Error)
+		s := fmt.Sprintf("not yet %s: %s", o.Verb.Past(), o.Error)
+		if o.StatusText != "" {
+			s += "; it says: " + o.StatusText
+		}
+		return s
 	default:
-		return fmt.Sprintf("failed to %s: %s", o.Verb, o.reason())
+		return fmt.Sprintf("failed to %s: %s", o.Verb, quoting(o.reason(), o.StatusText))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,6 +33,8 @@ type fakeUnit struct {
 	result      string
 	status      int32
 	unmet       bool // a condition of it
+	code        int32
+	says        string
 }
 
 func (f *fake) job(_ context.Context, name, _ string, ch chan<- string) (int, error) {
@@ -58,16 +61,58 @@ func (f *fake) RestartUnitContext(ctx context.Context, name, mode string, ch cha
 }
 
 func (f *fake) GetUnitTypePropertyContext(_ context.Context, unit, kind, name string) (*sd.Property, error) {
-	u := f.units[unit]
+	return f.units[unit].property(kind, name)
+}
+
+func (u fakeUnit) property(kind, name string) (*sd.Property, error) {
 	v, ok := map[string]any{
 		"Unit.ActiveState": u.active, "Unit.SubState": u.sub, "Unit.ConditionResult": !u.unmet,
 		"Service.Result": u.result, "Service.ExecMainStatus": u.status, "Service.MainPID": uint32(0),
+		"Service.ExecMainCode": u.code, "Service.StatusText": u.says,
 	}[kind+"."+name]
 	if !ok {
 		return nil, fmt.Errorf("no property %s of %s", name, kind)
 	}
 	return &sd.Property{Name: name, Value: dbus.MakeVariant(v)}, nil
 }
+
+// slow is a unit whose job ends once ends says how, and which becomes another
+// meanwhile.
+type slow struct {
+	Bus
+	ends chan string
+
+	mu  sync.Mutex
+	now fakeUnit
+}
+
+func (s *slow) become(u fakeUnit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = u
+}
+
+func (s *slow) RestartUnitContext(ctx context.Context, _, _ string, ch chan<- string) (int, error) {
+	go func() {
+		select {
+		case result := <-s.ends:
+			ch <- result
+		case <-ctx.Done():
+		}
+	}()
+	return 1, nil
+}
+
+func (s *slow) GetUnitTypePropertyContext(ctx context.Context, _, kind, name string) (*sd.Property, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now.property(kind, name)
+}
+
+func (*slow) Connected() bool { return true }
 
 func (f *fake) Connected() bool { return !f.lost.Load() }
 
@@ -106,7 +151,7 @@ func TestRun(t *testing.T) {
 		t.Run(tc.unit+" "+string(tc.verb), func(t *testing.T) {
 			t.Parallel()
 			tc.want.Unit, tc.want.Verb = tc.unit, tc.verb
-			got := Run(t.Context(), bus, tc.verb, []string{tc.unit}, true, nil)
+			got := Run(t.Context(), bus, tc.verb, []string{tc.unit}, true, Listener{})
 			if diff := cmp.Diff([]Outcome{tc.want}, got, cmpopts.IgnoreUnexported(Outcome{}), cmpopts.IgnoreFields(Outcome{}, "Millis")); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -122,7 +167,7 @@ func TestRunKeepsOrderAndReportsEach(t *testing.T) {
 	t.Parallel()
 	bus := &fake{units: map[string]fakeUnit{"a": {job: "done"}, "b": {refuse: errors.New("no")}, "c": {job: "done"}}}
 	var seen []string
-	got := Run(t.Context(), bus, Stop, []string{"c", "b", "a"}, true, func(o Outcome) { seen = append(seen, o.Unit) })
+	got := Run(t.Context(), bus, Stop, []string{"c", "b", "a"}, true, Listener{Ended: func(o Outcome) { seen = append(seen, o.Unit) }})
 	var order []string
 	for _, o := range got {
 		order = append(order, o.Unit)
@@ -139,7 +184,7 @@ func TestRunKeepsOrderAndReportsEach(t *testing.T) {
 func TestRunDoesNotWait(t *testing.T) {
 	t.Parallel()
 	bus := &fake{units: map[string]fakeUnit{"slow": {job: "never"}}}
-	got := Run(t.Context(), bus, Start, []string{"slow"}, false, nil)
+	got := Run(t.Context(), bus, Start, []string{"slow"}, false, Listener{})
 	if got[0].Result != Queued || !got[0].OK || got[0].String() != "queued to start" {
 		t.Errorf("got %+v", got[0])
 	}
@@ -150,7 +195,7 @@ func TestRunEndsInTime(t *testing.T) {
 	bus := &fake{units: map[string]fakeUnit{"slow": {job: "never"}, "quick": {job: "done"}}}
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, errors.New("the time is up"))
 	defer cancel()
-	got := Run(ctx, bus, Stop, []string{"slow", "quick"}, true, nil)
+	got := Run(ctx, bus, Stop, []string{"slow", "quick"}, true, Listener{})
 	if got[0].OK || got[0].String() != "not yet stopped: the time is up" {
 		t.Errorf("slow: %+v", got[0])
 	}
@@ -163,7 +208,7 @@ func TestRunEndsWithTheConnection(t *testing.T) {
 	t.Parallel()
 	bus := &fake{units: map[string]fakeUnit{"slow": {job: "never"}}}
 	bus.lost.Store(true)
-	got := Run(t.Context(), bus, Stop, []string{"slow"}, true, nil)
+	got := Run(t.Context(), bus, Stop, []string{"slow"}, true, Listener{})
 	if got[0].OK || got[0].Error != errLost.Error() {
 		t.Errorf("got %+v", got[0])
 	}

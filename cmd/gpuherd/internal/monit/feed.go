@@ -43,6 +43,10 @@ type feed struct {
 	noGPUs string
 	cpu    map[string]float64
 	before map[string]reading
+
+	// restarts are systemd's automatic ones of each unit, as list has them. The
+	// herd's count is one that begins with this screen.
+	restarts map[string]uint32
 }
 
 // A reading is the CPU time that a unit had used at a time.
@@ -52,7 +56,7 @@ type reading struct {
 }
 
 func newFeed(o Options, send func(tea.Msg)) *feed {
-	f := &feed{Options: o, send: send, changed: make(chan struct{}, 1), before: map[string]reading{}, noGPUs: "not asked yet"}
+	f := &feed{Options: o, send: send, changed: make(chan struct{}, 1), before: map[string]reading{}, restarts: map[string]uint32{}, noGPUs: "not asked yet"}
 	f.herd = state.NewHerd(f.take, time.Now)
 	return f
 }
@@ -98,7 +102,12 @@ func (f *feed) poke() {
 }
 
 // Observe implements bus.Handler.
-func (f *feed) Observe(o state.Observation) { f.herd.Observe(o) }
+func (f *feed) Observe(o state.Observation) {
+	f.mu.Lock()
+	f.restarts[o.Name] = o.NRestarts
+	f.mu.Unlock()
+	f.herd.Observe(o)
+}
 
 // Lost implements bus.Handler.
 func (f *feed) Lost(sinceUS int64) {
@@ -113,6 +122,13 @@ func (f *feed) Lost(sinceUS int64) {
 
 // Sync implements bus.Handler.
 func (f *feed) Sync(herd []state.Observation, reason string) {
+	restarts := make(map[string]uint32, len(herd))
+	for _, o := range herd {
+		restarts[o.Name] = o.NRestarts
+	}
+	f.mu.Lock()
+	f.restarts = restarts
+	f.mu.Unlock()
 	f.herd.Sync(herd, reason)
 	f.mu.Lock()
 	f.lost, f.synced = time.Time{}, true
@@ -253,6 +269,7 @@ func (f *feed) snapshot(now time.Time) (Snapshot, bool) {
 	}
 	for _, name := range f.Choose(names) {
 		w := Worker{Unit: byName[name]}
+		w.Restarts = uint64(f.restarts[name])
 		if cpu, ok := f.cpu[name]; ok {
 			w.CPU = &cpu
 		}

@@ -237,6 +237,33 @@ func TestLost(t *testing.T) {
 	}
 }
 
+// TestRestartsAreSystemds: RESTARTS is what list shows, also after a restart by
+// hand while the screen is open, and never of a unit that is none of the herd.
+func TestRestartsAreSystemds(t *testing.T) {
+	t.Parallel()
+	f := newFeed(Options{Choose: func(names []string) []string { return names }}, nil)
+	seen := state.Observation{Name: "w@0.service", Active: "active", Sub: "running", InvocationID: "1", NRestarts: 2, ChangedMonoUS: 1}
+	shown := func(want uint64) {
+		t.Helper()
+		s, _ := f.snapshot(time.Now())
+		if len(s.Workers) != 1 || s.Workers[0].Restarts != want {
+			t.Errorf("workers %+v, want one with %d restarts", s.Workers, want)
+		}
+	}
+	f.Sync([]state.Observation{seen}, "start")
+	shown(2)
+	seen.InvocationID, seen.NRestarts, seen.ChangedMonoUS = "2", 3, 2
+	f.Observe(seen)
+	shown(3)
+	seen.InvocationID, seen.NRestarts, seen.ChangedMonoUS = "3", 0, 3 // by hand: systemd counts from zero
+	f.Observe(seen)
+	f.Observe(state.Observation{Name: "other.service", NRestarts: 7})
+	shown(0)
+	seen.NRestarts = 1
+	f.Sync([]state.Observation{seen}, "reload")
+	shown(1)
+}
+
 func TestRunEndsWithItsContext(t *testing.T) {
 	person, tty := newPerson(t)
 	ctx, cancel := context.WithCancel(t.Context())
