@@ -234,7 +234,8 @@ func (l *lease) keep(ctx context.Context) {
 	due := time.Now().Add(l.every)
 	timer := time.NewTimer(l.every)
 	defer timer.Stop()
-	told, toldAt := "", time.Time{}
+	// Jobs that end before that are not held up by it.
+	told, toldAt := "", time.Now().Add(progressPause/10-progressPause)
 	unsaid := func() string {
 		if p := l.progress.Load(); p != nil && *p != told {
 			return *p
