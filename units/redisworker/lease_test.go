@@ -66,20 +66,21 @@ func TestLeaseTellsProgress(t *testing.T) {
 		ends time.Duration
 		want []string
 	}{
-		"none": {nil, 16 * time.Second, []string{"5s:", "10s:", "15s:"}},
-		"once": {[]progress{{200 * time.Millisecond, "10"}}, 11 * time.Second, []string{"200ms: 10", "5.2s:", "10.2s:"}},
+		"ends before": {each(time.Millisecond, "1", "2"), 99 * time.Millisecond, nil},
+		"none":        {nil, 16 * time.Second, []string{"5s:", "10s:", "15s:"}},
+		"once":        {[]progress{{200 * time.Millisecond, "10"}}, 11 * time.Second, []string{"200ms: 10", "5.2s:", "10.2s:"}},
 		"the same again": {
 			each(300*time.Millisecond, "10", "10", "10", "10", "10", "10", "10", "10", "10"), 6 * time.Second,
-			[]string{"0s: 10", "5s:"},
+			[]string{"100ms: 10", "5.1s:"},
 		},
 		"faster than it is told": {
-			each(300*time.Millisecond, "1", "2", "3", "4", "5", "6", "7", "8", "9"), 8 * time.Second,
-			[]string{"0s: 1", "1s: 4", "2s: 7", "3s: 9", "8s:"},
+			each(310*time.Millisecond, "1", "2", "3", "4", "5", "6", "7", "8", "9"), 9 * time.Second,
+			[]string{"100ms: 1", "1.1s: 4", "2.1s: 7", "3.1s: 9", "8.1s:"},
 		},
-		"slowly": {each(3*time.Second, "1", "2", "3"), 12 * time.Second, []string{"0s: 1", "3s: 2", "6s: 3", "11s:"}},
+		"slowly": {each(3*time.Second, "1", "2", "3"), 12 * time.Second, []string{"100ms: 1", "3s: 2", "6s: 3", "11s:"}},
 		"back to what was told": {
 			[]progress{{0, "1"}, {300 * time.Millisecond, "2"}, {600 * time.Millisecond, "1"}}, 5 * time.Second,
-			[]string{"0s: 1", "1s:"},
+			[]string{"100ms: 1", "1.1s:"},
 		},
 		"when a renewal is due": {
 			[]progress{{4500 * time.Millisecond, "1"}, {4900 * time.Millisecond, "2"}}, 6 * time.Second,
@@ -128,7 +129,7 @@ func TestProgressDoesNotDelay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		asked, _ := keepFor(t, 600*time.Millisecond, 350*time.Millisecond, each(35*time.Millisecond, strings.Split("abcdefghi", "")...), nil)
-		if diff := cmp.Diff([]string{"0s: a", "100ms: c", "200ms: f", "300ms: i"}, asked); diff != "" {
+		if diff := cmp.Diff([]string{"100ms: c", "200ms: f", "300ms: i"}, asked); diff != "" {
 			t.Errorf("renewals (-want +got):\n%s", diff)
 		}
 	})
@@ -143,7 +144,7 @@ func TestProgressOfALostLease(t *testing.T) {
 			}
 			return nil
 		})
-		if diff := cmp.Diff([]string{"0s: 1", "2s: 2"}, asked); diff != "" {
+		if diff := cmp.Diff([]string{"100ms: 1", "2s: 2"}, asked); diff != "" {
 			t.Errorf("renewals (-want +got):\n%s", diff)
 		}
 		select {
