@@ -156,13 +156,12 @@ func (c *Consumer) FinishAll(ctx context.Context, done []Done, most int) (next [
 	if most == 0 || len(lost) > 0 {
 		return nil, lost, nil
 	}
-	next, none, err := c.taken(t, list)
+	next, none, trouble := c.taken(t, list)
 	c.look = !none
-	if err != nil { // of what was taken, which Claim will tell
+	switch {
+	case trouble != nil: // Claim will tell
 		c.own = true
-		return nil, nil, nil
-	}
-	if len(next) > 0 {
+	case len(next) > 0:
 		c.given(next...)
 	}
 	return next, nil, nil
