@@ -100,7 +100,7 @@ func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-ch
 	// Nor are others to wait for it.
 	var long <-chan time.Time
 	var parted <-chan struct{}
-	if len(w.done)+len(w.next) > 0 {
+	if len(w.done)+len(w.next)+w.consumer.Unbegun() > 0 {
 		long = time.After(together)
 	}
 	describe := func() { w.say(jobStatus(c, l, !w.deadline.IsZero())) }

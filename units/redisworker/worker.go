@@ -72,6 +72,7 @@ type Worker struct {
 	next     []*queue.Claim // claimed while the last jobs were finished
 	done     []finished     // Redis has not heard of them: so next is not empty, or a job runs
 	pace     pace
+	deaf     error // Redis did not hear of a job, and there is no time left
 
 	tick     *time.Ticker
 	lastBeat time.Time
@@ -355,9 +356,9 @@ func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell f
 }
 
 // write tells Redis what became of a claim, until it has heard it or there is no
-// time left.
+// time left, for this one or another.
 func (w *Worker) write(ctx context.Context, c *queue.Claim, what string, tell func(context.Context) error) error {
-	for {
+	for w.deaf == nil {
 		err := do(w, func() error {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
@@ -369,10 +370,12 @@ func (w *Worker) write(ctx context.Context, c *queue.Claim, what string, tell fu
 		}
 		w.say(fmt.Sprintf("job %s %s, but Redis %s", c.ID, what, w.away(err)))
 		if w.stopped(ctx) && (ctx.Err() != nil || time.Now().After(w.over().Add(settleGrace))) {
-			return err
+			w.deaf = err
+			break
 		}
 		w.wait(w.backoff.Next())
 	}
+	return w.deaf
 }
 
 // record has the log say what became of a claim. err is why Redis does not know.
