@@ -20,7 +20,7 @@ import (
 // after a restart: then the successor of a killed worker goes on at once with
 // the job that was left, instead of waiting for the lease to run out.
 type Consumer struct {
-	// Duplicate, unless nil, is called by Claim for an entry that went without
+	// Duplicate, unless nil, is called by Claim and Finish for an entry that went without
 	// being run, as its ID has a result already or waits or runs by another
 	// entry.
 	Duplicate func(id string)
@@ -138,7 +138,8 @@ type Done struct {
 // that it begins together are for jobs that take less time than a round trip is
 // worth: the caller has them one after the other, each with a lease that began
 // with the first. Should the caller be lost then, that costs none of them an
-// attempt, as nobody knows which of them it was, and each is then given alone.
+// attempt but those that were renewed, as nobody knows which of them it was, and
+// each is then given alone.
 //
 // lost are those of done whose lease is lost, and if there are any nothing is
 // claimed. After an error the same may be called again. Where next is empty,

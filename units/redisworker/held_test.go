@@ -86,14 +86,9 @@ func TestDrainOfSeveralWithoutRedis(t *testing.T) {
 	var ran runs
 	begun := make(chan string, 1)
 	const drain = 4 * time.Second
-	paused := make(chan struct{})
-	inner := f.blocks(&ran, begun, nil)
-	log, stop := f.start(Options{Consumer: "a", DrainTimeout: drain, Executor: script(func(ctx context.Context, a Attempt, p func(string)) Outcome {
-		return inner.Run(ctx, a, p)
-	})})
+	log, stop := f.start(Options{Consumer: "a", DrainTimeout: drain, Executor: f.blocks(&ran, begun, nil)})
 	f.begins(begun, log)
 	f.srv.Pause()
-	close(paused)
 	begin := time.Now()
 	if err := stop(); err != nil {
 		t.Error(err)
@@ -103,5 +98,64 @@ func TestDrainOfSeveralWithoutRedis(t *testing.T) {
 	if took > drain+stopMargin {
 		t.Errorf("it took %v to end, above %v:\n%s", took, drain+stopMargin, log)
 	}
-	t.Log(took)
+}
+
+// TestLongJobLetsOthersGoLater: Redis restarts just when the others are to be let
+// go. They are as soon as it answers, while their leases still hold.
+func TestLongJobLetsOthersGoLater(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{})
+	f.addMany(100)
+	var ran runs
+	begun, end := make(chan string, 1), make(chan struct{})
+	log, stop := f.start(Options{Consumer: "a", Executor: f.blocks(&ran, begun, end)})
+	long := f.begins(begun, log)
+	f.srv.Kill()
+	time.Sleep(100 * time.Millisecond) // the others were to be let go
+	f.srv.Restart()
+	deadline := time.Now().Add(f.queue.Lease() / 3)
+	for f.pending() > 1 && time.Now().Before(deadline) {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if n := f.pending(); n > 1 {
+		t.Errorf("%d are held beside %s", n-1, long)
+	}
+	close(end)
+	f.until("the end of all", f.succeeded(100, ""))
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	f.once(&ran, 100)
+}
+
+// TestPauseLeavesNothingUnbegun: what has not begun is not held while the queue
+// is paused.
+func TestPauseLeavesNothingUnbegun(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{})
+	f.addOdd(100)
+	var ran runs
+	begun := make(chan string, 1)
+	log, stop := f.start(Options{Consumer: "a", Executor: script(func(_ context.Context, a Attempt, _ func(string)) Outcome {
+		ran.add(a.ID)
+		if ran.number() > 2*proven && f.pending() > 4 {
+			select {
+			case begun <- a.ID:
+				if err := f.queue.Pause(f.ctx); err != nil {
+					t.Error(err)
+				}
+			default:
+			}
+		}
+		return Outcome{Result: []byte("r")}
+	})})
+	f.begins(begun, log)
+	begin := time.Now()
+	f.until("none being held", func() bool { return f.pending() == 0 })
+	if took := time.Since(begin); took > 900*time.Millisecond {
+		t.Errorf("entries were held for %v of a pause", took)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
 }

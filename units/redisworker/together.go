@@ -62,6 +62,10 @@ func (w *Worker) dones() []queue.Done {
 	return all
 }
 
+// others says whether others were claimed with the job that runs, and Redis
+// has not heard of them.
+func (w *Worker) others() bool { return len(w.done)+len(w.next)+w.consumer.Unbegun() > 0 }
+
 // finish tells Redis of the jobs that ended well, and claims up to most others.
 func (w *Worker) finish(ctx context.Context, most int) error {
 	if len(w.done) == 0 {
@@ -111,13 +115,13 @@ func (w *Worker) handBack(ctx context.Context) {
 	}
 }
 
-// part does the same beside a job that takes its time, once, and closes the
-// channel. What Redis has not heard then stays for handBack.
+// part does the same beside a job that takes its time, and closes the channel.
+// What Redis has not heard then stays for the next time, or for handBack.
 func (w *Worker) part(ctx context.Context) <-chan struct{} {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleGrace)
 		defer cancel()
 		if len(w.done) > 0 {
 			_, lost, err := w.consumer.FinishAll(ctx, w.dones(), 0)

@@ -15,7 +15,7 @@ import (
 )
 
 // settleGrace is how long after the end of a drain the worker tries to tell
-// Redis of its last job. With the time to end that job it stays below
+// Redis of its last jobs. With the time to end that job it stays below
 // stopMargin.
 const settleGrace = 2 * time.Second
 
@@ -246,6 +246,7 @@ func (w *Worker) run(ctx context.Context) error {
 		switch {
 		case errors.Is(r.err, queue.ErrPaused):
 			w.back()
+			w.handBack(ctx)
 			w.say("queue is paused")
 			w.pause(ctx, time.Second)
 		case r.err != nil:
