@@ -159,3 +159,37 @@ func TestPauseLeavesNothingUnbegun(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCancelledBeforeItBegan: a job that was claimed with others, and is cancelled
+// while one of them runs, does not begin.
+func TestCancelledBeforeItBegan(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{})
+	f.addMany(100)
+	var ran runs
+	cancelled := make(chan string, 1)
+	done := false
+	log, stop := f.start(Options{Consumer: "a", Executor: script(func(_ context.Context, a Attempt, _ func(string)) Outcome {
+		ran.add(a.ID)
+		if !done && ran.number() > 2*proven {
+			if held := f.running(); len(held) > 2 && held[len(held)-1] != a.ID {
+				done = true
+				id := held[len(held)-1]
+				if state, err := f.queue.Cancel(f.ctx, id); err != nil || state != queue.Running {
+					t.Errorf("%s is %s, %v", id, state, err)
+				}
+				time.Sleep(together / 4) // the worker hears of it
+				cancelled <- id
+			}
+		}
+		return Outcome{Result: []byte("r")}
+	})})
+	id := f.begins(cancelled, log)
+	f.until("the end of all others", f.succeeded(100, id))
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if r, times := f.record(id), ran.copied()[id]; r.State != queue.Cancelled || times > 0 {
+		t.Errorf("%s was run %d times: %+v", id, times, r)
+	}
+}

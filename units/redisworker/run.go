@@ -176,10 +176,8 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 			return nil
 		}
 		what := "handed back"
-		select {
-		case <-c.Cancelled():
+		if c.IsCancelled() {
 			what = "cancelled"
-		default:
 		}
 		w.settle(ctx, c, what, c.Release, more...)
 	case Unable:

@@ -257,6 +257,12 @@ func (w *Worker) run(ctx context.Context) error {
 			w.say("idle")
 		case w.stopped(ctx):
 			w.settle(ctx, r.claim, "handed back", r.claim.Release)
+		case r.claim.IsCancelled():
+			// It was claimed with others, one of which ran meanwhile.
+			w.settle(ctx, r.claim, "cancelled", r.claim.Release)
+			if len(w.next) == 0 {
+				_ = w.finish(ctx, w.pace.most()) // the log has it
+			}
 		default:
 			w.back()
 			if err := w.job(ctx, r.claim); err != nil {
