@@ -30,6 +30,16 @@ type Claim struct {
 // the job was done all the same. Until then the lease is to be renewed.
 func (c *Claim) Cancelled() <-chan struct{} { return c.cancelled }
 
+// IsCancelled says whether Cancelled is closed.
+func (c *Claim) IsCancelled() bool {
+	select {
+	case <-c.cancelled:
+		return true
+	default:
+		return false
+	}
+}
+
 func (c *Claim) setCancelled() { c.cancel.Do(func() { close(c.cancelled) }) }
 
 // Renew starts the lease anew and writes the job's progress, if there is any.

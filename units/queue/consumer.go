@@ -20,7 +20,7 @@ import (
 // after a restart: then the successor of a killed worker goes on at once with
 // the job that was left, instead of waiting for the lease to run out.
 type Consumer struct {
-	// Duplicate, unless nil, is called by Claim for an entry that went without
+	// Duplicate, unless nil, is called by Claim and Finish for an entry that went without
 	// being run, as its ID has a result already or waits or runs by another
 	// entry.
 	Duplicate func(id string)
@@ -99,7 +99,7 @@ func (c *Consumer) given(claims ...*Claim) {
 
 func (c *Consumer) claim(ctx context.Context) (*Claim, error) {
 	if len(c.read) > 0 {
-		return c.begin(ctx)
+		return c.begin(ctx, false)
 	}
 	now := time.Now()
 	if c.look || c.own || now.After(c.expired) || !c.due.IsZero() && !now.Before(c.due) {
@@ -112,7 +112,7 @@ func (c *Consumer) claim(ctx context.Context) (*Claim, error) {
 		return nil, err
 	}
 	c.look = true
-	return c.begin(ctx)
+	return c.begin(ctx, false)
 }
 
 // Finish is FinishAll of one, and claims one.
@@ -138,7 +138,8 @@ type Done struct {
 // that it begins together are for jobs that take less time than a round trip is
 // worth: the caller has them one after the other, each with a lease that began
 // with the first. Should the caller be lost then, that costs none of them an
-// attempt, as nobody knows which of them it was, and each is then given alone.
+// attempt but those that were renewed, as nobody knows which of them it was, and
+// each is then given alone.
 //
 // lost are those of done whose lease is lost, and if there are any nothing is
 // claimed. After an error the same may be called again. Where next is empty,
@@ -149,6 +150,11 @@ func (c *Consumer) FinishAll(ctx context.Context, done []Done, most int) (next [
 	}
 	t := c.asking(most)
 	list, lost, err := c.q.finish(ctx, c.name, done, t)
+	if redisclient.Code(err) == "NOGROUP" {
+		if err = c.q.createGroups(ctx); err == nil {
+			list, lost, err = c.q.finish(ctx, c.name, done, t)
+		}
+	}
 	if err != nil {
 		c.look, c.own = true, true
 		return nil, nil, err
@@ -165,6 +171,22 @@ func (c *Consumer) FinishAll(ctx context.Context, done []Done, most int) (next [
 		c.given(next...)
 	}
 	return next, nil, nil
+}
+
+// Unbegun is how many entries the consumer holds of which FinishAll made no
+// claims: they are for Claim to begin, one after the other.
+func (c *Consumer) Unbegun() int { return len(c.read) }
+
+// PutBack hands back what is unbegun. Those jobs are the next that anybody
+// claims. After an error it may be called again.
+func (c *Consumer) PutBack(ctx context.Context) error {
+	for len(c.read) > 0 {
+		if _, err := c.begin(ctx, true); err != nil && !errors.Is(err, ErrPaused) {
+			c.look, c.own = true, true
+			return fmt.Errorf("cannot hand back %d entries: %w", len(c.read), err)
+		}
+	}
+	return nil
 }
 
 // finish ends the claims of a consumer and takes others. It returns what of the
@@ -234,7 +256,7 @@ func (c *Consumer) take(ctx context.Context) (claim *Claim, none bool, err error
 	case len(claims) > 0:
 		return claims[0], false, nil
 	case len(c.read) > 0:
-		claim, err = c.begin(ctx)
+		claim, err = c.begin(ctx, false)
 	}
 	return claim, none, err
 }
@@ -285,6 +307,8 @@ func (c *Consumer) taken(t asking, list []any) (claims []*Claim, none bool, err 
 // of what the consumer held, and of what ran out if that was looked for.
 func (c *Consumer) looked(deliveries int64, expired bool) {
 	if deliveries > 1 {
+		// The consumer held it, then, and may hold more.
+		c.own = c.own || !expired
 		return
 	}
 	c.own = false
@@ -396,9 +420,10 @@ func (e *entry) args(consumer string, more ...any) []any {
 	return append([]any{int(e.stream), e.id, consumer, e.deliveries}, more...)
 }
 
-// begin makes a claim of what was read first. Until Redis has answered the entry
-// stays in c.read, for the next call.
-func (c *Consumer) begin(ctx context.Context) (*Claim, error) {
+// begin makes a claim of what was read first, or with back has it wait again as
+// if the queue were paused. Until Redis has answered the entry stays in c.read,
+// for the next call.
+func (c *Consumer) begin(ctx context.Context, back bool) (*Claim, error) {
 	e := c.read[0]
 	job, err := parse(e.fields)
 	if e.bytes > 0 && ValidID(job.ID) == nil {
@@ -411,7 +436,11 @@ func (c *Consumer) begin(ctx context.Context) (*Claim, error) {
 	if limit == 0 {
 		limit = c.q.opts.MaxAttempts
 	}
-	r, err := startScript.Run(ctx, c.q.redis, c.q.keys(job.ID), e.args(c.name, limit, c.q.ttl(), c.token(), job.notBefore())...).Slice()
+	wait := "0"
+	if back {
+		wait = "1"
+	}
+	r, err := startScript.Run(ctx, c.q.redis, c.q.keys(job.ID), e.args(c.name, limit, c.q.ttl(), c.token(), job.notBefore(), wait)...).Slice()
 	if err != nil {
 		return nil, err
 	}

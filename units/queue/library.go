@@ -22,7 +22,7 @@ import "fmt"
 // for the same claim it does not do twice. The field "claim" of the job's hash
 // remembers which claim began, "settled" which one ended the attempt, and
 // "token" by which call of a consumer it began, with a + where others began by
-// the same one.
+// the same one and it has not been renewed.
 //
 // Needs Redis 6.2. In 6.2 an XCLAIM of a deleted entry answers with a nil, in
 // 7.0 it drops the entry from the group: both are handled.

@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -137,5 +138,52 @@ func TestLostAnswers(t *testing.T) {
 		}
 	}
 	again(func() (err error) { several, _, err = w.FinishAll(f.ctx, dones(several), 3); return })
+	f.empty()
+}
+
+// repeats sends each script twice, as a Cluster's client does where a node gave
+// no answer the first time.
+type repeats struct{ losesAnswers }
+
+func (repeats) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if err == nil && (cmd.Name() == "eval" || cmd.Name() == "evalsha") {
+			return next(ctx, cmd)
+		}
+		return err
+	}
+}
+
+// TestRepeatedCommands: what the first of two has taken is looked for at once,
+// and not once its lease has run out.
+func TestRepeatedCommands(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: short.Block})
+	client := f.srv.Client(t)
+	q, err := queue.New(client, "gpuherd", f.name, queue.Options{Block: short.Block})
+	f.must(err)
+	w := q.Consumer("a")
+	f.add("id", "0")
+	held := []*queue.Claim{f.claim(w)}
+	for i := range 12 {
+		f.add("id", strconv.Itoa(i+1))
+	}
+	client.(*redis.Client).AddHook(repeats{})
+	next, _, err := w.FinishAll(f.ctx, dones(held), 4)
+	f.must(err)
+	run := map[string]int{"0": 1}
+	for len(next) > 0 {
+		for _, c := range next {
+			run[c.ID] = c.Attempt
+		}
+		next, _, err = w.FinishAll(f.ctx, dones(next), 4)
+		f.must(err)
+	}
+	for i := range 13 {
+		if id := strconv.Itoa(i); run[id] != 1 {
+			t.Errorf("%s: attempt %d; %+v", id, run[id], f.record(id))
+		}
+	}
 	f.empty()
 }

@@ -169,7 +169,7 @@ func (m *model) stepsOf(w *world) map[string]func(*world) {
 		switch {
 		case len(a.read) > 0:
 			step("begins", func(w *world, a *actor, c *Consumer) {
-				claim, err := c.begin(m.t.Context())
+				claim, err := c.begin(m.t.Context(), false)
 				m.claimed(w, a, claim, err)
 			})
 		case a.claim == nil:

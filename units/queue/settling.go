@@ -14,10 +14,10 @@ end
 
 // The scripts that end a claim, and renewScript, begin alike.
 const claimed = `
-local h = call('HMGET', job, 'settled', 'claim', 'cancel', 'attempts', 'state')
+local h = redis.pcall('HMGET', job, 'settled', 'claim', 'cancel', 'attempts', 'state')
 local this = claim()
 local settled, cancelled, attempts, state = h[1] == this, h[3], tonumber(h[4] or 0), h[5]
-local lost = not held() or h[2] and h[2] ~= this or ended[state]
+local lost = h.err or not held() or h[2] and h[2] ~= this or ended[state]
 `
 
 // renewScript starts the lease anew. Returns 1, 2 where the job is to be
@@ -33,11 +33,16 @@ if not renewed() then
   return 0
 end
 if ARGV[5] ~= '' then call('HSET', job, 'progress', ARGV[5]) end
+-- Of several that began together this one runs: it is known whose fault it is
+-- should the worker be lost.
+local token = call('HGET', job, 'token')
+if token and string.sub(token, -1) == '+' then call('HSET', job, 'token', string.sub(token, 1, -2)) end
 return cancelled and 2 or 1`)
 
 // finishing ends a job well, also where it was to be cancelled: it was too late
-// for that.
+// for that. Where it had done so already, all was sent again.
 const finishing = claimed + `
+repeated = repeated or settled
 if not settled and not lost then
   drop()
   if attempts > 1 then call('HDEL', job, 'error', 'reason', 'stderr') end

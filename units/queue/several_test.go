@@ -142,3 +142,98 @@ func severalLoseTheirWorker(f *fixture) {
 		t.Errorf("%d attempts were lost", stats.Total.Lost)
 	}
 }
+
+// What is renewed runs alone by now: where its worker is lost then, that is an
+// attempt of it.
+func oneOfSeveralIsRenewed(f *fixture) {
+	w := f.Consumer("a")
+	for _, id := range []string{"first", "long", "other"} {
+		f.add("id", id, "max_attempts", "1")
+	}
+	held, _, err := w.FinishAll(f.ctx, dones([]*queue.Claim{f.claim(w)}), 2)
+	f.must(err)
+	f.must(held[1].Release(f.ctx))
+	f.must(held[0].Renew(f.ctx, "50"))
+	last := f.Consumer("a")
+	c := f.claim(last)
+	if diff := cmp.Diff([]string{"other 1"}, ids([]*queue.Claim{c})); diff != "" {
+		f.t.Errorf("claimed (-want +got):\n%s", diff)
+	}
+	f.want("long", queue.Record{State: queue.Dead, Attempts: 1, Worker: "a", Error: "worker was lost while the job ran", Reason: queue.Lost})
+	f.must(c.Finish(f.ctx, nil))
+	f.empty()
+}
+
+// Somebody deleted a stream: what runs is finished all the same.
+func streamIsDeletedWhileAnotherRuns(f *fixture) {
+	w := f.Consumer("a")
+	f.put("jobs:high", "id", "runs")
+	c := f.claim(w)
+	f.must(f.redis.Del(f.ctx, f.Key("jobs")).Err())
+	if _, _, err := w.FinishAll(f.ctx, dones([]*queue.Claim{c}), 2); err != nil {
+		f.t.Error(err)
+	}
+	f.want("runs", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "rruns"})
+}
+
+// Somebody wrote over a job's hash: the others are finished, and the job is dead
+// once its lease has run out.
+func hashOfOneOfSeveralIsNone(f *fixture) {
+	w := f.Consumer("a")
+	for _, id := range []string{"first", "spoilt", "fine"} {
+		f.add("id", id)
+	}
+	held, _, err := w.FinishAll(f.ctx, dones([]*queue.Claim{f.claim(w)}), 2)
+	f.must(err)
+	f.must(f.redis.Set(f.ctx, f.JobKey("spoilt"), "by whom?", 0).Err())
+	_, lost, err := w.FinishAll(f.ctx, dones(held), 2)
+	f.must(err)
+	if diff := cmp.Diff([]string{"spoilt 1"}, ids(lost)); diff != "" {
+		f.t.Errorf("lost (-want +got):\n%s", diff)
+	}
+	f.want("fine", queue.Record{State: queue.Succeeded, Attempts: 1, Worker: "a", Result: "rfine"})
+	f.none(f.Consumer("a"))
+	if n := len(f.dead()); n != 1 {
+		f.t.Errorf("%d entries in dead", n)
+	}
+	f.empty()
+}
+
+// What is read and not begun can be put back: it is the next, and costs no
+// attempt.
+func unbegunIsPutBack(f *fixture) {
+	w := f.Consumer("a")
+	f.add("id", "first")
+	c := f.claim(w)
+	f.put("jobs:low", "id", "ü1", "payload", "p", "max_attempts", "1")
+	f.put("jobs:low", "payload", "no id")
+	f.put("jobs:low", "id", "ü2")
+	f.put("jobs:low", "id", "ü3", "not_before", "4000000000")
+	held, _, err := w.FinishAll(f.ctx, dones([]*queue.Claim{c}), 4)
+	f.must(err)
+	if len(held) > 0 || w.Unbegun() != 4 {
+		f.t.Errorf("claimed %v, %d are unbegun", ids(held), w.Unbegun())
+	}
+	f.must(w.PutBack(f.ctx))
+	if p, err := f.redis.XPending(f.ctx, f.Key("jobs:low"), queue.Group).Result(); err != nil || p.Count > 0 || w.Unbegun() > 0 {
+		f.t.Errorf("%+v are held, %d unbegun, %v", p, w.Unbegun(), err)
+	}
+	f.add("id", "last")
+	other := f.Consumer("b")
+	var all []string
+	for range 3 {
+		c := f.claim(other)
+		all = append(all, ids([]*queue.Claim{c})...)
+		f.must(c.Finish(f.ctx, nil))
+	}
+	if diff := cmp.Diff([]string{"ü1 1", "ü2 1", "last 1"}, all); diff != "" {
+		f.t.Errorf("claimed (-want +got):\n%s", diff)
+	}
+	if r := f.record("ü3"); r.State != queue.Delayed {
+		f.t.Errorf("ü3: %+v", r)
+	}
+	if n := len(f.dead()); n != 1 {
+		f.t.Errorf("%d entries in dead", n)
+	}
+	f.empty()
+}

@@ -137,12 +137,13 @@ end
 //	KEYS[1…9] as above, KEYS[10…] the hashes of the jobs to end
 //	ARGV[3] consumer
 //	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
-//	ARGV[7] token  ARGV[8] "1": look for what the consumer holds
+//	ARGV[7] token  ARGV[8] "1": look for what the consumer holds. So it
+//	does where a job had ended already: a Cluster's client sends it all again by itself
 //	ARGV[9] lease in ms, 0: do not look for leases that ran out
 //	ARGV[10] how many to take at most
 //	ARGV[11…] for each job to end: stream, entry, delivery count, result
 var takeScript = newScript(starting + `
-local out = {''}
+local out, repeated = {''}, false
 for i = 1, #KEYS - 9 do
   local at = 7 + 4 * i
   local result = ARGV[at + 3]
@@ -201,7 +202,7 @@ local function judge(f, token)
 end
 
 local f
-if ARGV[8] == '1' then f = rare().reclaim(0, '-', '+', 1, me) end
+if ARGV[8] == '1' or repeated then f = rare().reclaim(0, '-', '+', 1, me) end
 if not f and ARGV[9] ~= '0' then f = rare().reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1) end
 if f then return judge(f, ARGV[7]) end
 for i = 1, 3 do
@@ -228,9 +229,10 @@ return add('none', due[2] and math.max(0, due[2] - now) or -1)`
 //	KEYS, ARGV[1…4] as above
 //	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
 //	ARGV[7] token  ARGV[8] not before this time in ms, 0 for none
+//	ARGV[9] "1": the job is to wait, as if the queue were paused
 var startScript = newScript(starting + renewing + `
 if not held() then return {'lost', 0} end
-local verdict, attempts = start(tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), call('EXISTS', KEYS[5]) == 1)
+local verdict, attempts = start(tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9] == '1' or call('EXISTS', KEYS[5]) == 1)
 -- The lease begins now, however long ago the entry was read.
 if verdict == 'run' and not renewed() then
   over('cancelled', ARGV[6])

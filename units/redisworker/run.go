@@ -100,7 +100,7 @@ func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-ch
 	// Nor are others to wait for it.
 	var long <-chan time.Time
 	var parted <-chan struct{}
-	if len(w.done)+len(w.next) > 0 {
+	if w.others() {
 		long = time.After(together)
 	}
 	describe := func() { w.say(jobStatus(c, l, !w.deadline.IsZero())) }
@@ -114,6 +114,10 @@ func (w *Worker) attend(ctx context.Context, c *queue.Claim, l *lease, done <-ch
 			long, parted = nil, w.part(ctx)
 		case <-parted:
 			parted = nil
+			// Redis was away. By the end of a drain this is over.
+			if w.others() && (w.deadline.IsZero() || time.Until(w.deadline) > 2*settleGrace) {
+				long = time.After(time.Second)
+			}
 		case <-w.tick.C:
 			w.beat()
 			describe()
@@ -172,10 +176,8 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 			return nil
 		}
 		what := "handed back"
-		select {
-		case <-c.Cancelled():
+		if c.IsCancelled() {
 			what = "cancelled"
-		default:
 		}
 		w.settle(ctx, c, what, c.Release, more...)
 	case Unable:

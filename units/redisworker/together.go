@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gpuherd/units/queue"
+	"gpuherd/units/redisclient"
 )
 
 // Jobs that take next to no time are claimed several at once, and Redis is told
@@ -61,6 +62,10 @@ func (w *Worker) dones() []queue.Done {
 	return all
 }
 
+// others says whether others were claimed with the job that runs, and Redis
+// has not heard of them.
+func (w *Worker) others() bool { return len(w.done)+len(w.next)+w.consumer.Unbegun() > 0 }
+
 // finish tells Redis of the jobs that ended well, and claims up to most others.
 func (w *Worker) finish(ctx context.Context, most int) error {
 	if len(w.done) == 0 {
@@ -92,24 +97,31 @@ func (w *Worker) told(lost []*queue.Claim, why error) {
 // were claimed and have not begun.
 func (w *Worker) handBack(ctx context.Context) {
 	next := w.next
-	err := w.finish(ctx, 0)
+	_ = w.finish(ctx, 0) // the log has it
 	for _, c := range next {
-		// There is not the time to find out about each that Redis is away.
-		if err == nil || errors.Is(err, queue.ErrLost) {
-			err = w.write(ctx, c, "handed back", c.Release)
-		}
-		w.record(c, "handed back", err)
+		w.record(c, "handed back", w.write(ctx, c, "handed back", c.Release))
 	}
 	w.next = nil
+	if w.consumer.Unbegun() == 0 || w.deaf != nil {
+		return
+	}
+	// A worker that goes on has them still.
+	if err := do(w, func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleGrace)
+		defer cancel()
+		return w.consumer.PutBack(ctx)
+	}); err != nil {
+		w.Log.Warn("what has not begun is not handed back", "error", redisclient.Diagnose(err))
+	}
 }
 
-// part does the same beside a job that takes its time, once, and closes the
-// channel. What Redis has not heard then stays for handBack.
+// part does the same beside a job that takes its time, and closes the channel.
+// What Redis has not heard then stays for the next time, or for handBack.
 func (w *Worker) part(ctx context.Context) <-chan struct{} {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleGrace)
 		defer cancel()
 		if len(w.done) > 0 {
 			_, lost, err := w.consumer.FinishAll(ctx, w.dones(), 0)
@@ -126,6 +138,7 @@ func (w *Worker) part(ctx context.Context) <-chan struct{} {
 			w.record(w.next[0], "handed back", err)
 			w.next = w.next[1:]
 		}
+		_ = w.consumer.PutBack(ctx)
 	}()
 	return ended
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // settleGrace is how long after the end of a drain the worker tries to tell
-// Redis of its last job. With the time to end that job it stays below
+// Redis of its last jobs. With the time to end that job it stays below
 // stopMargin.
 const settleGrace = 2 * time.Second
 
@@ -72,6 +72,7 @@ type Worker struct {
 	next     []*queue.Claim // claimed while the last jobs were finished
 	done     []finished     // Redis has not heard of them: so next is not empty, or a job runs
 	pace     pace
+	deaf     error // Redis did not hear of a job, and there is no time left
 
 	tick     *time.Ticker
 	lastBeat time.Time
@@ -245,6 +246,7 @@ func (w *Worker) run(ctx context.Context) error {
 		switch {
 		case errors.Is(r.err, queue.ErrPaused):
 			w.back()
+			w.handBack(ctx)
 			w.say("queue is paused")
 			w.pause(ctx, time.Second)
 		case r.err != nil:
@@ -255,6 +257,12 @@ func (w *Worker) run(ctx context.Context) error {
 			w.say("idle")
 		case w.stopped(ctx):
 			w.settle(ctx, r.claim, "handed back", r.claim.Release)
+		case r.claim.IsCancelled():
+			// It was claimed with others, one of which ran meanwhile.
+			w.settle(ctx, r.claim, "cancelled", r.claim.Release)
+			if len(w.next) == 0 {
+				_ = w.finish(ctx, w.pace.most()) // the log has it
+			}
 		default:
 			w.back()
 			if err := w.job(ctx, r.claim); err != nil {
@@ -355,9 +363,9 @@ func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell f
 }
 
 // write tells Redis what became of a claim, until it has heard it or there is no
-// time left.
+// time left, for this one or another.
 func (w *Worker) write(ctx context.Context, c *queue.Claim, what string, tell func(context.Context) error) error {
-	for {
+	for w.deaf == nil {
 		err := do(w, func() error {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
@@ -369,10 +377,12 @@ func (w *Worker) write(ctx context.Context, c *queue.Claim, what string, tell fu
 		}
 		w.say(fmt.Sprintf("job %s %s, but Redis %s", c.ID, what, w.away(err)))
 		if w.stopped(ctx) && (ctx.Err() != nil || time.Now().After(w.over().Add(settleGrace))) {
-			return err
+			w.deaf = err
+			break
 		}
 		w.wait(w.backoff.Next())
 	}
+	return w.deaf
 }
 
 // record has the log say what became of a claim. err is why Redis does not know.
