@@ -41,6 +41,7 @@ const (
 // A torment is a kind of torture.
 type torment struct {
 	name    string
+	times   int // as many jobs as -torture says
 	workers int
 	each    int           // of how many jobs about 13 fail, hang or kill
 	longest time.Duration // a job
@@ -85,8 +86,8 @@ const killed = "killed"
 // lost the lease, or its life, before it could tell.
 func TestTorture(t *testing.T) {
 	for _, torment := range []torment{
-		{"jobs of all kinds", 8, 100, 200 * time.Millisecond},
-		{"short jobs, claimed together", 2, 2000, 0},
+		{"jobs of all kinds", 1, 8, 100, 200 * time.Millisecond},
+		{"short jobs, claimed together", 5, 2, 2000, 0},
 	} {
 		t.Run(torment.name, func(t *testing.T) { torture(t, torment) })
 	}
@@ -131,7 +132,7 @@ func (f *fixture) enqueue(lots *rand.Rand, torment torment) map[string]*tortured
 	f.t.Helper()
 	jobs := map[string]*tortured{}
 	pipe := f.redis.Pipeline()
-	for i := range *tortureJobs {
+	for i := range *tortureJobs * torment.times {
 		j := &tortured{id: fmt.Sprintf("t-%d", i), kind: "fine"}
 		more := []any{"max_attempts", 50, "timeout", "30"}
 		switch lot := lots.IntN(torment.each); {

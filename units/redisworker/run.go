@@ -175,16 +175,12 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 			// lease has run out.
 			return nil
 		}
-		what := "handed back"
-		if c.IsCancelled() {
-			what = "cancelled"
-		}
-		w.settle(ctx, c, what, c.Release, more...)
+		w.release(ctx, c, more...)
 	case Unable:
-		w.settle(ctx, c, "handed back", c.Release, more...)
+		w.release(ctx, c, more...)
 		return fmt.Errorf("cannot run jobs: %s", o.Error)
 	case Unready:
-		w.settle(ctx, c, "handed back", c.Release, more...)
+		w.release(ctx, c, more...)
 		w.pause(ctx, time.Second)
 		return w.able(ctx)
 	default:

@@ -99,7 +99,7 @@ func (w *Worker) handBack(ctx context.Context) {
 	next := w.next
 	_ = w.finish(ctx, 0) // the log has it
 	for _, c := range next {
-		w.record(c, "handed back", w.write(ctx, c, "handed back", c.Release))
+		w.release(ctx, c)
 	}
 	w.next = nil
 	if w.consumer.Unbegun() == 0 || w.deaf != nil {

@@ -256,10 +256,10 @@ func (w *Worker) run(ctx context.Context) error {
 			w.back()
 			w.say("idle")
 		case w.stopped(ctx):
-			w.settle(ctx, r.claim, "handed back", r.claim.Release)
+			w.release(ctx, r.claim)
 		case r.claim.IsCancelled():
 			// It was claimed with others, one of which ran meanwhile.
-			w.settle(ctx, r.claim, "cancelled", r.claim.Release)
+			w.release(ctx, r.claim)
 			if len(w.next) == 0 {
 				_ = w.finish(ctx, w.pace.most()) // the log has it
 			}
@@ -360,6 +360,16 @@ func (w *Worker) back() {
 // settle tells Redis what became of a claim. more is for the log.
 func (w *Worker) settle(ctx context.Context, c *queue.Claim, what string, tell func(context.Context) error, more ...any) {
 	w.record(c, what, w.write(ctx, c, what, tell), more...)
+}
+
+// release hands a claim back, which ends a job that is to be cancelled. more is
+// for the log.
+func (w *Worker) release(ctx context.Context, c *queue.Claim, more ...any) {
+	what := "handed back"
+	if c.IsCancelled() {
+		what = "cancelled"
+	}
+	w.settle(ctx, c, what, c.Release, more...)
 }
 
 // write tells Redis what became of a claim, until it has heard it or there is no
