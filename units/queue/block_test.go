@@ -56,7 +56,7 @@ func TestBreath(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for range 100 {
 		d := c.breath()
-		if d < 0 || d > 15*time.Millisecond {
+		if d < 0 || d > 30*time.Millisecond {
 			t.Fatalf("pauses for %v", d)
 		}
 		seen[d.Round(time.Millisecond)] = true

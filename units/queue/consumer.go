@@ -9,12 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"gpuherd/units/redisclient"
 )
 
-// A Consumer claims jobs. It is for one goroutine, but for Listen.
+// A Consumer claims jobs. It is for one goroutine, but for Listen and Wake.
 //
 // Its name must be that of no other living consumer, and should be the same
 // after a restart: then the successor of a killed worker goes on at once with
@@ -37,6 +35,9 @@ type Consumer struct {
 	claims  int       // how many claims the caller was given
 
 	current atomic.Pointer[[]*Claim] // those that it was given last, for Listen
+	waits   atomic.Int64             // by the connection with this ID; 0: it does not, or Wake cannot know
+	woken   atomic.Bool              // Wake was called since a wait ended
+	fixed   bool                     // Redis does not let anybody end a wait
 }
 
 // Consumer returns the consumer name of the queue.
@@ -338,82 +339,6 @@ func (c *Consumer) gone(verdict, id string) {
 // token tells the scripts which of the consumer's claims an attempt is for.
 // It changes once the caller has the claim.
 func (c *Consumer) token() string { return c.nonce + "-" + strconv.Itoa(c.claims) }
-
-// block returns how long to wait for an entry. It is not the same each time:
-// consumers that began to wait together would all ask again together, and a job
-// that comes then is held up by them.
-func (c *Consumer) block() time.Duration {
-	block := c.q.opts.Block - rand.N(c.q.opts.Block/4+1)
-	if !c.due.IsZero() {
-		block = max(min(block, time.Until(c.due)), 0).Truncate(time.Millisecond) + time.Millisecond
-	}
-	return block
-}
-
-// breath returns how long to do nothing after a wait that brought nothing.
-func (c *Consumer) breath() time.Duration { return rand.N(c.q.opts.Block/100 + 1) }
-
-// pause lets others go first. Redis ends waits that are over only when it is
-// awake, and mostly it is the next job that wakes it: the end of all those waits
-// goes out with the job, and were they all to ask again at once, the one who
-// has the job would have to wait for them before it can begin.
-func (c *Consumer) pause(ctx context.Context) {
-	t := time.NewTimer(c.breath())
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-// wait blocks until an entry comes. The three streams were empty a moment ago:
-// should two get one in between, Redis gives both, and the later is put back.
-func (c *Consumer) wait(ctx context.Context) error {
-	block := c.block()
-	// The block is Redis' to keep; some more tells that it is away.
-	ctx, cancel := context.WithTimeout(ctx, block+2*time.Second)
-	defer cancel()
-	streams, err := c.q.redis.XReadGroup(ctx, &redis.XReadGroupArgs{
-		Group: Group, Consumer: c.name, Count: 1, Block: block,
-		Streams: append(c.q.shared[:3:3], ">", ">", ">"),
-	}).Result()
-	if errors.Is(err, redis.Nil) {
-		if c.due.IsZero() || time.Now().Before(c.due) {
-			c.pause(ctx)
-		}
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, s := range streams {
-		for _, m := range s.Messages {
-			e := &entry{id: m.ID, deliveries: 1, fields: make(map[string]string, len(m.Values))}
-			for i, key := range c.q.shared[:3] {
-				if key == s.Stream {
-					e.stream = Priority(i + 1)
-				}
-			}
-			var bytes int64
-			for name, value := range m.Values {
-				v, _ := value.(string)
-				e.fields[name] = v
-				bytes += int64(len(name) + len(v))
-			}
-			if bytes > maxEntry || len(e.fields) > maxFields {
-				e.bytes = bytes
-			}
-			if len(c.read) == 0 {
-				c.read = append(c.read, e)
-				continue
-			}
-			if err := putBackScript.Run(ctx, c.q.redis, c.q.shared, e.args(c.name)...).Err(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
 
 // args returns ARGV 1 to 4 of the scripts.
 func (e *entry) args(consumer string, more ...any) []any {

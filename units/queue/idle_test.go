@@ -37,7 +37,7 @@ func TestIdleWorkerAsksSeldom(t *testing.T) {
 	client := f.srv.Client(t)
 	sent := &counts{}
 	client.(*redis.Client).AddHook(sent)
-	q, err := queue.New(client, "gpuherd", f.name, queue.Options{Lease: f.Lease() / faster, Block: 1500 * time.Millisecond / faster})
+	q, err := queue.New(client, "gpuherd", f.name, queue.Options{Lease: f.Lease() / faster, Block: 3 * time.Second / faster})
 	f.must(err)
 	// A delayed job is no reason to ask more often.
 	f.enqueue(queue.Job{ID: "later", NotBefore: time.Now().Add(time.Hour)})

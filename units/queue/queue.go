@@ -74,7 +74,7 @@ const (
 // Options of a queue. The zero value has the defaults.
 type Options struct {
 	Lease       time.Duration // how long a claim holds without renewal: 30 s
-	Block       time.Duration // how long Claim waits for an entry, or up to a quarter less: 1.5 s, as a read cannot be taken back; then it pauses for up to a hundredth of it
+	Block       time.Duration // how long Claim waits for an entry, or up to a quarter less: 3 s; then it pauses for up to a hundredth of it. See Wake
 	MaxAttempts int           // of a job that does not say: 3
 	ResultTTL   time.Duration // how long a job's hash stays once it has ended: 24 h
 
@@ -103,7 +103,7 @@ func New(client redis.UniversalClient, prefix, name string, opts Options) (*Queu
 		opts.Lease = 30 * time.Second
 	}
 	if opts.Block <= 0 {
-		opts.Block = 1500 * time.Millisecond
+		opts.Block = 3 * time.Second
 	}
 	if opts.MaxAttempts <= 0 {
 		opts.MaxAttempts = 3

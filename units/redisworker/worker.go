@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"gpuherd/units/queue"
@@ -233,13 +234,12 @@ func (w *Worker) run(ctx context.Context) error {
 		err   error
 	}
 	for !w.stopped(ctx) {
-		// Not ctx: a read that was given up may have been given a job.
 		var r claimed
 		if len(w.next) > 0 {
 			r.claim, w.next = w.next[0], w.next[1:]
 		} else {
 			r = do(w, func() claimed {
-				c, err := w.consumer.Claim(context.WithoutCancel(ctx))
+				c, err := w.claim(ctx)
 				return claimed{c, err}
 			})
 		}
@@ -276,6 +276,35 @@ func (w *Worker) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// claim claims a job, and does not wait for one once the worker is told to stop.
+// Not by ctx: a read that was given up may have been given a job.
+func (w *Worker) claim(ctx context.Context) (*queue.Claim, error) {
+	stop, claimed := ctx.Done(), make(chan struct{})
+	ctx = context.WithoutCancel(ctx)
+	var waking sync.WaitGroup
+	waking.Go(func() {
+		select {
+		case <-claimed:
+			return
+		case <-w.drain:
+		case <-stop:
+		}
+		for {
+			wake, cancel := context.WithTimeout(ctx, time.Second)
+			_ = w.consumer.Wake(wake) // else the wait ends by itself
+			cancel()
+			select {
+			case <-claimed:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
+	defer waking.Wait()
+	defer close(claimed)
+	return w.consumer.Claim(ctx)
 }
 
 // do runs f beside the main loop, which goes on telling systemd that it lives:

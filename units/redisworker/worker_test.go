@@ -365,3 +365,37 @@ func TestEcho(t *testing.T) {
 		}
 	}
 }
+
+// TestIdleWorkerStopsAtOnce, however long it waits for a job.
+func TestIdleWorkerStopsAtOnce(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{})
+	client := f.srv.Client(t)
+	q, err := queue.New(client, "gpuherd", "gpu", queue.Options{Block: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		drain, ended := make(chan struct{}), make(chan error, 1)
+		go func() {
+			ended <- New(Options{
+				Queue: q, Consumer: "a", Log: slog.New(slog.DiscardHandler),
+				Ping:     func(ctx context.Context) error { return client.Ping(ctx).Err() },
+				Executor: script(func(context.Context, Attempt, func(string)) Outcome { return Outcome{} }),
+			}).Run(f.ctx, drain)
+		}()
+		f.until("it waits", func() bool {
+			info, err := f.redis.InfoMap(f.ctx, "clients").Result()
+			return err == nil && info["Clients"]["blocked_clients"] == "1"
+		})
+		close(drain)
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-f.ctx.Done():
+			t.Fatal("it does not stop")
+		}
+	}
+}
