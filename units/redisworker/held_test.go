@@ -18,6 +18,9 @@ func (f *fixture) addOdd(n int) {
 	}
 }
 
+// noExpiry: what is held is so until its holder lets it go.
+var noExpiry = queue.Options{Lease: time.Hour}
+
 // pending is how many entries consumers hold.
 func (f *fixture) pending() int64 {
 	f.t.Helper()
@@ -32,20 +35,14 @@ func (f *fixture) pending() int64 {
 // run elsewhere while it goes on, and not once its lease has run out.
 func TestLongJobLetsUnbegunGo(t *testing.T) {
 	t.Parallel()
-	f := setup(t, queue.Options{})
+	f := setup(t, noExpiry)
 	f.addOdd(100)
 	var ran runs
 	begun, end := make(chan string, 1), make(chan struct{})
 	log, stop := f.start(Options{Consumer: "a", Executor: f.blocks(&ran, begun, end)})
 	f.begins(begun, log)
 	stopOther := f.quick("b", &ran)
-	deadline := time.Now().Add(f.queue.Lease() / 3)
-	for ran.number() < 100 && time.Now().Before(deadline) {
-		time.Sleep(5 * time.Millisecond)
-	}
-	if n := ran.number(); n < 100 {
-		t.Errorf("%d jobs of 100 wait for one that takes its time, %d entries are held", 100-n, f.pending())
-	}
+	f.until("none waits for one that takes its time", func() bool { return ran.number() == 100 })
 	close(end)
 	for _, stop := range []func() error{stop, stopOther} {
 		if err := stop(); err != nil {
@@ -60,10 +57,7 @@ func TestStopLeavesNothingUnbegun(t *testing.T) {
 	f := setup(t, queue.Options{})
 	f.addOdd(60)
 	var ran runs
-	log, stop := f.start(Options{Consumer: "a", MaxJobs: 20, Transient: true, Executor: script(func(_ context.Context, a Attempt, _ func(string)) Outcome {
-		ran.add(a.ID)
-		return Outcome{Result: []byte("r")}
-	})})
+	log, stop := f.start(Options{Consumer: "a", MaxJobs: 20, Transient: true, Executor: ran.quick()})
 	f.until("its end", func() bool { return strings.Contains(log.String(), "for a successor to begin anew") })
 	if err := stop(); err != nil {
 		t.Error(err)
@@ -104,22 +98,16 @@ func TestDrainOfSeveralWithoutRedis(t *testing.T) {
 // go. They are as soon as it answers, while their leases still hold.
 func TestLongJobLetsOthersGoLater(t *testing.T) {
 	t.Parallel()
-	f := setup(t, queue.Options{})
+	f := setup(t, noExpiry)
 	f.addMany(100)
 	var ran runs
 	begun, end := make(chan string, 1), make(chan struct{})
 	log, stop := f.start(Options{Consumer: "a", Executor: f.blocks(&ran, begun, end)})
-	long := f.begins(begun, log)
+	f.begins(begun, log)
 	f.srv.Kill()
 	time.Sleep(100 * time.Millisecond) // the others were to be let go
 	f.srv.Restart()
-	deadline := time.Now().Add(f.queue.Lease() / 3)
-	for f.pending() > 1 && time.Now().Before(deadline) {
-		time.Sleep(5 * time.Millisecond)
-	}
-	if n := f.pending(); n > 1 {
-		t.Errorf("%d are held beside %s", n-1, long)
-	}
+	f.until("it alone is held", func() bool { return f.pending() == 1 })
 	close(end)
 	f.until("the end of all", f.succeeded(100, ""))
 	if err := stop(); err != nil {

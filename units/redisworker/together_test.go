@@ -72,6 +72,14 @@ func (r *runs) add(id string) {
 	r.ids[id]++
 }
 
+// quick is an Executor whose jobs take no time.
+func (r *runs) quick() Executor {
+	return script(func(_ context.Context, a Attempt, _ func(string)) Outcome {
+		r.add(a.ID)
+		return Outcome{Result: []byte("r")}
+	})
+}
+
 func (r *runs) number() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -195,10 +203,7 @@ func (f *fixture) begins(begun <-chan string, log *lines) (id string) {
 // quick is a worker whose jobs take no time.
 func (f *fixture) quick(consumer string, ran *runs) (stop func() error) {
 	f.t.Helper()
-	_, stop = f.start(Options{Consumer: consumer, Executor: script(func(_ context.Context, a Attempt, _ func(string)) Outcome {
-		ran.add(a.ID)
-		return Outcome{Result: []byte("r")}
-	})})
+	_, stop = f.start(Options{Consumer: consumer, Executor: ran.quick()})
 	return stop
 }
 
@@ -218,7 +223,7 @@ func (f *fixture) succeeded(n int, but string) func() bool {
 // goes on, and what ended before it is told.
 func TestLongJobLetsOthersGo(t *testing.T) {
 	t.Parallel()
-	f := setup(t, queue.Options{})
+	f := setup(t, noExpiry)
 	f.addMany(100)
 	var ran runs
 	begun, end := make(chan string, 1), make(chan struct{})
