@@ -456,11 +456,12 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 	defer cancel()
 	m, err := machine.Boot(ctx, s.config)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, log)
+		fail(t, "%s\n%v", log, err)
+		t.FailNow()
 	}
 	defer func() {
 		if err := m.Close(); err != nil {
-			t.Error(err)
+			fail(t, "%v", err)
 		}
 	}()
 	t.Logf("booted in %v: %s", m.BootTime.Round(time.Millisecond), m.State)
@@ -470,23 +471,23 @@ func runIn(t *testing.T, s setting, binary, libraries string) {
 	out := &verdicts{t: t, of: map[string]verdict{}}
 	status, err := m.Run(ctx, argv, out, out)
 	if err != nil {
-		t.Errorf("cannot run the tests: %v", err)
+		fail(t, "cannot run the tests: %v", err)
 	}
 	for _, name := range s.tests {
 		v, ok := out.of[name]
 		t.Run(name, func(t *testing.T) {
 			switch {
 			case !ok:
-				t.Error("it did not run to its end")
+				fail(t, "%sit did not run to its end", out.rest.String())
 			case v.word != "PASS":
-				t.Errorf("%s\n%s", v.word, v.output)
+				fail(t, "%s%s", v.output, v.word)
 			case s.loud:
 				t.Log(v.output)
 			}
 		})
 	}
 	if status != 0 && !t.Failed() {
-		t.Errorf("the tests ended with %d:\n%s", status, out.rest.String())
+		fail(t, "%sthe tests ended with %d", out.rest.String(), status)
 	}
 	if s.after != nil && !t.Failed() {
 		s.after(t, m)
