@@ -165,7 +165,11 @@ func TestOutOfMemory(t *testing.T) {
 		t.Errorf("it took %s attempts, the first one failed for %q, want oom", job["attempts"], reason)
 	}
 
-	if peak := peaks[worker]; peak > limit || peak < limit/2 {
+	// What a process needs while it is being killed, the kernel charges above the
+	// limit rather than wait for it (try_charge_memcg in mm/memcontrol.c): pages,
+	// which are seen where the kill takes a moment.
+	const forced = 1 << 20
+	if peak := peaks[worker]; peak > limit+forced || peak < limit/2 {
 		t.Errorf("%s took %d bytes at its peak, want at most %d, and not much less", worker, peak, limit)
 	}
 	if log := kernel(); !strings.Contains(log, "Memory cgroup out of memory: Killed process") {
