@@ -3,6 +3,7 @@ package man
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"regexp"
@@ -81,7 +82,7 @@ func TestKeysOfAQueueAreDocumented(t *testing.T) {
 	t.Parallel()
 	l := &lives{t: t, redis: redistest.Start(t).Client(t), keys: map[string]bool{}, job: map[string]bool{}}
 	var err error
-	if l.Queue, err = queue.New(l.redis, "gpuherd", "NAME", queue.Options{Block: 20 * time.Millisecond}); err != nil {
+	if l.Queue, err = queue.New(l.redis, "gpuherd", "NAME", queue.Options{Block: time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	l.live()
@@ -136,6 +137,7 @@ func (l *lives) live() {
 	}
 	w := l.Consumer("w")
 	claim := func() (c *queue.Claim) {
+		l.t.Helper()
 		within(l.t, "a job is claimed", func() bool {
 			var err error
 			c, err = w.Claim(ctx)
@@ -166,6 +168,16 @@ func (l *lives) live() {
 		l.t.Fatalf("claimed %v, %v", c, err)
 	}
 	l.look(nil)
+	for i := range 100 {
+		l.look(l.redis.XGroupCreateConsumer(ctx, l.Key("jobs"), queue.Group, fmt.Sprint("idle-", i)).Err())
+	}
+	w = l.Consumer("one of a crowd")
+	if c, err := w.Claim(ctx); c != nil || err != nil {
+		l.t.Fatalf("claimed %v, %v", c, err)
+	}
+	l.look(nil)
+	add("called for", time.Time{})
+	l.look(claim().Finish(ctx, nil))
 	l.look(l.Pause(ctx))
 	if _, err := w.Claim(ctx); !errors.Is(err, queue.ErrPaused) {
 		l.t.Fatal(err)

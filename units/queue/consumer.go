@@ -31,6 +31,8 @@ type Consumer struct {
 	expired time.Time // when leases that ran out are to be looked for
 	due     time.Time // when the next delayed job is to be looked for; zero: none is known
 	read    []*entry  // read, and not known to have begun
+	seat    seat      // where to wait
+	renew   time.Time // when the seat is to be asked for again
 	nonce   string    // of this consumer alone
 	claims  int       // how many claims the caller was given
 
@@ -38,6 +40,7 @@ type Consumer struct {
 	waits   atomic.Int64             // by the connection with this ID; 0: it does not, or Wake cannot know
 	woken   atomic.Bool              // Wake was called since a wait ended
 	fixed   bool                     // Redis does not let anybody end a wait
+	streams bool                     // it is to wait at the streams only, as Redis refuses standby
 }
 
 // Consumer returns the consumer name of the queue.
@@ -51,7 +54,7 @@ func (c *Consumer) Name() string { return c.name }
 // Leave makes Redis forget the consumer's name, unless it holds entries. It is
 // for names that nobody will have again.
 func (c *Consumer) Leave(ctx context.Context) error {
-	if err := leaveScript.Run(ctx, c.q.redis, c.q.shared[:3], c.name).Err(); err != nil {
+	if err := leaveScript.Run(ctx, c.q.redis, c.q.shared, c.name).Err(); err != nil {
 		return fmt.Errorf("cannot leave queue: %w", err)
 	}
 	return nil
@@ -103,7 +106,7 @@ func (c *Consumer) claim(ctx context.Context) (*Claim, error) {
 		return c.begin(ctx, false)
 	}
 	now := time.Now()
-	if c.look || c.own || now.After(c.expired) || !c.due.IsZero() && !now.Before(c.due) {
+	if c.look || c.own || now.After(c.expired) || c.seat == hasSeat && now.After(c.renew) || !c.due.IsZero() && !now.Before(c.due) {
 		claim, none, err := c.take(ctx)
 		if c.look = !none; c.look || err != nil {
 			return claim, err
@@ -227,7 +230,7 @@ func (q *Queue) finish(ctx context.Context, consumer string, done []Done, t aski
 // An asking is how takeScript is asked for what is there.
 type asking struct {
 	expired bool  // for leases that ran out, too
-	args    []any // ARGV 5 to 10
+	args    []any // ARGV 5 to 12
 }
 
 func (c *Consumer) asking(most int) asking {
@@ -239,7 +242,7 @@ func (c *Consumer) asking(most int) asking {
 	if t.expired {
 		lease = max(c.q.opts.Lease.Milliseconds(), 1)
 	}
-	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease, most}
+	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease, most, c.room(), string(c.seat)}
 	return t
 }
 
@@ -275,8 +278,10 @@ func (c *Consumer) taken(t asking, list []any) (claims []*Claim, none bool, err 
 			if ms := a.number(); ms >= 0 {
 				c.due = time.Now().Add(time.Duration(ms) * time.Millisecond)
 			}
+			c.seated(seat(a.text()))
 			c.looked(1, t.expired)
 		case "run", "read":
+			c.left()
 			e := &entry{stream: Priority(a.number()), id: a.text(), deliveries: a.number()}
 			n := a.number()
 			e.fields = a.counted()
@@ -294,6 +299,7 @@ func (c *Consumer) taken(t asking, list []any) (claims []*Claim, none bool, err 
 			}
 			c.read = append(c.read, e)
 		default:
+			c.left()
 			c.looked(a.number(), t.expired)
 			c.gone(verdict, a.text())
 		}
@@ -365,11 +371,12 @@ func (c *Consumer) begin(ctx context.Context, back bool) (*Claim, error) {
 	if back {
 		wait = "1"
 	}
-	r, err := startScript.Run(ctx, c.q.redis, c.q.keys(job.ID), e.args(c.name, limit, c.q.ttl(), c.token(), job.notBefore(), wait)...).Slice()
+	r, err := startScript.Run(ctx, c.q.redis, c.q.keys(job.ID), e.args(c.name, limit, c.q.ttl(), c.token(), job.notBefore(), wait, string(c.seat))...).Slice()
 	if err != nil {
 		return nil, err
 	}
 	c.read = c.read[1:]
+	c.left()
 	a := answer{list: r}
 	verdict, attempt := a.text(), a.number()
 	switch {

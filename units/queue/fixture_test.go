@@ -27,6 +27,7 @@ type fixture struct {
 	*queue.Queue
 	t     testing.TB
 	name  string // of the queue
+	form  *redistest.Deployment
 	ctx   context.Context
 	redis redis.UniversalClient // may do everything
 	srv   *redistest.Server     // of the test alone, or nil
@@ -48,12 +49,22 @@ func on(t testing.TB, d *redistest.Deployment, opts queue.Options) *fixture {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	f := &fixture{t: t, name: fmt.Sprint("gpu", queues.Add(1)), ctx: ctx, redis: d.Admin(t)}
+	f := &fixture{t: t, form: d, name: fmt.Sprint("gpu", queues.Add(1)), ctx: ctx, redis: d.Admin(t)}
 	var err error
 	if f.Queue, err = queue.New(d.Client(t), "gpuherd", f.name, opts); err != nil {
 		t.Fatal(err)
 	}
 	return f
+}
+
+// worker is a consumer with connections of its own, as each worker has, and
+// with other options.
+func (f *fixture) worker(name string, room int, opts queue.Options) *queue.Consumer {
+	f.t.Helper()
+	q, err := queue.New(f.form.Client(f.t), "gpuherd", f.name, opts)
+	f.must(err)
+	q.SetRoom(room)
+	return q.Consumer(name)
 }
 
 // add is what a producer without this package sends.

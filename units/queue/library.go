@@ -8,7 +8,8 @@ import "fmt"
 //	KEYS[1] Q:jobs:high  KEYS[2] Q:jobs    KEYS[3] Q:jobs:low
 //	KEYS[4] Q:dead       KEYS[5] Q:paused  KEYS[6] Q:delayed
 //	KEYS[7] Q:ended      KEYS[8] Q:counts  KEYS[9] Q:job:, what the hashes' keys begin with
-//	KEYS[10] Q:job:ID, where the script is about one job
+//	KEYS[10] Q:idle      KEYS[11] Q:standby
+//	KEYS[12] Q:job:ID, where the script is about one job
 //	ARGV[1] which of KEYS 1 to 3 the entry is in
 //	ARGV[2] the entry's ID
 //	ARGV[3] the consumer  ARGV[4] the delivery count: both must still hold
@@ -34,12 +35,12 @@ var (
 	library = core + limits + rest
 	// lean is for those that each job needs: rare() makes the functions of rest,
 	// where a call comes to want one.
-	lean = core + limits + "local function rare()\n" + rest + reclaiming + judging +
-		"return {promote = promote, reclaim = reclaim, judge = judge}\nend\n"
+	lean = core + limits + "local function rare()\n" + rest + reclaiming + judging + standing +
+		"return {promote = promote, reclaim = reclaim, judge = judge, seat = seat, leave = leave}\nend\n"
 )
 
 const core = `
-local call, job = redis.call, KEYS[10]
+local call, job = redis.call, KEYS[12]
 local stream, entry, me, deliveries = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local key = KEYS[tonumber(stream)]
 local time = call('TIME')

@@ -456,36 +456,45 @@ func (m *model) modelKeys() []string {
 	return append(m.q.shared[:7:7], m.q.JobKey("j"))
 }
 
-func (m *model) save(w *world) {
-	ctx := m.t.Context()
-	pipe := m.redis.Pipeline()
+func (m *model) save(w *world) { w.keys = dump(m.t, m.redis, m.modelKeys()) }
+
+func (m *model) restore(w *world) { restore(m.t, m.redis, m.modelKeys(), w.keys) }
+
+// dump returns what the keys hold, of those that there are.
+func dump(t *testing.T, client redis.UniversalClient, keys []string) map[string]string {
+	t.Helper()
+	ctx := t.Context()
+	pipe := client.Pipeline()
 	dumps := map[string]*redis.StringCmd{}
-	for _, key := range m.modelKeys() {
+	for _, key := range keys {
 		dumps[key] = pipe.Dump(ctx, key)
 	}
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		m.t.Fatal(err)
+		t.Fatal(err)
 	}
-	w.keys = map[string]string{}
+	held := map[string]string{}
 	for key, dump := range dumps {
 		if dump.Err() == nil {
-			w.keys[key] = dump.Val()
+			held[key] = dump.Val()
 		}
 	}
+	return held
 }
 
-func (m *model) restore(w *world) {
-	ctx := m.t.Context()
-	pipe := m.redis.Pipeline()
-	for _, key := range m.modelKeys() {
-		if dump, ok := w.keys[key]; ok {
+// restore makes the keys hold again what dump returned.
+func restore(t *testing.T, client redis.UniversalClient, keys []string, held map[string]string) {
+	t.Helper()
+	ctx := t.Context()
+	pipe := client.Pipeline()
+	for _, key := range keys {
+		if dump, ok := held[key]; ok {
 			pipe.RestoreReplace(ctx, key, 0, dump)
 		} else {
 			pipe.Del(ctx, key)
 		}
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
-		m.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 

@@ -18,6 +18,8 @@
 //	Q:dead                           stream: jobs that failed for good, and what was no job
 //	Q:ended                          zset: jobs that ended, by the time in ms when their hash goes
 //	Q:counts                         hash: what happened since ever, and in each minute of the last hour
+//	Q:idle                           zset: in a crowd, the consumers that wait at the streams, by the time in ms until which their seats are kept
+//	Q:standby                        list: an element calls a consumer of the others there
 //	Q:paused                         while it exists nothing is claimed
 //	Q:cancel                         channel: IDs of running jobs that are to be cancelled
 package queue
@@ -74,7 +76,7 @@ const (
 // Options of a queue. The zero value has the defaults.
 type Options struct {
 	Lease       time.Duration // how long a claim holds without renewal: 30 s
-	Block       time.Duration // how long Claim waits for an entry, or up to a quarter less: 3 s; then it pauses for up to a hundredth of it. See Wake
+	Block       time.Duration // how long Claim waits for an entry, or up to a quarter less: 3 s, and twice as long in a crowd of idle ones; then it pauses for up to a hundredth of it. See Wake
 	MaxAttempts int           // of a job that does not say: 3
 	ResultTTL   time.Duration // how long a job's hash stays once it has ended: 24 h
 
@@ -88,7 +90,8 @@ type Options struct {
 type Queue struct {
 	redis  redis.UniversalClient
 	base   string
-	shared []string // KEYS 1 to 9 of the scripts
+	shared []string // KEYS 1 to 11 of the scripts
+	room   int      // atStreams
 	opts   Options
 }
 
@@ -117,11 +120,11 @@ func New(client redis.UniversalClient, prefix, name string, opts Options) (*Queu
 	if opts.RetryMax <= 0 {
 		opts.RetryMax = 5 * time.Minute
 	}
-	q := &Queue{redis: client, base: prefix + ":queue:{" + name + "}", opts: opts}
+	q := &Queue{redis: client, base: prefix + ":queue:{" + name + "}", room: atStreams, opts: opts}
 	for _, name := range []string{"jobs:high", "jobs", "jobs:low", "dead", "paused", "delayed", "ended", "counts"} {
 		q.shared = append(q.shared, q.Key(name))
 	}
-	q.shared = append(q.shared, q.JobKey(""))
+	q.shared = append(q.shared, q.JobKey(""), q.Key("idle"), q.Key("standby"))
 	return q, nil
 }
 

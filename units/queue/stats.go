@@ -14,7 +14,7 @@ import (
 // or "", ended, counts}; a stream is {waiting, held, the oldest waiting entry
 // or "", {name, held, idle in ms}…}.
 //
-//	KEYS[1…9] as above
+//	KEYS[1…11] as above
 var statsScript = newScript(`
 local time = redis.call('TIME')
 local function named(list)
@@ -81,7 +81,7 @@ type StreamStats struct {
 }
 
 // WorkerStats tell of a consumer. While a worker waits for jobs, it is idle
-// for no longer than Options.Block.
+// for no longer than Options.Block, or twice as long on standby.
 type WorkerStats struct {
 	Name string
 	Jobs int64         // that it has

@@ -126,7 +126,7 @@ end
 //
 //	nothing, where nothing was to be taken
 //	"paused"
-//	"none", ms until the next delayed job is due, or −1
+//	"none", ms until the next delayed job is due, or −1, the consumer's seat
 //
 // or for each entry
 //
@@ -134,20 +134,21 @@ end
 //	"read", stream, entry, delivery count, bytes, number of what follows, fields…
 //	another verdict of start, delivery count, id
 //
-//	KEYS[1…9] as above, KEYS[10…] the hashes of the jobs to end
+//	KEYS[1…11] as above, KEYS[12…] the hashes of the jobs to end
 //	ARGV[3] consumer
 //	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
 //	ARGV[7] token  ARGV[8] "1": look for what the consumer holds. So it
 //	does where a job had ended already: a Cluster's client sends it all again by itself
 //	ARGV[9] lease in ms, 0: do not look for leases that ran out
 //	ARGV[10] how many to take at most
-//	ARGV[11…] for each job to end: stream, entry, delivery count, result
+//	ARGV[11] how many may wait at the streams, 0: all  ARGV[12] the consumer's seat
+//	ARGV[13…] for each job to end: stream, entry, delivery count, result
 var takeScript = newScript(starting + `
 local out, repeated = {''}, false
-for i = 1, #KEYS - 9 do
-  local at = 7 + 4 * i
+for i = 1, #KEYS - 11 do
+  local at = 9 + 4 * i
   local result = ARGV[at + 3]
-  stream, entry, deliveries, job = ARGV[at], ARGV[at + 1], ARGV[at + 2], KEYS[9 + i]
+  stream, entry, deliveries, job = ARGV[at], ARGV[at + 1], ARGV[at + 2], KEYS[11 + i]
   key = KEYS[tonumber(stream)]
 ` + finishing + `
   out[1] = out[1] .. (settled and '1' or '0')
@@ -202,14 +203,20 @@ local function judge(f, token)
 end
 
 local f
+-- Before 7.2 Redis counts, and tells of, those only who have had an entry.
+if ARGV[8] == '1' then redis.pcall('XGROUP', 'CREATECONSUMER', KEYS[2], 'workers', me) end
 if ARGV[8] == '1' or repeated then f = rare().reclaim(0, '-', '+', 1, me) end
 if not f and ARGV[9] ~= '0' then f = rare().reclaim(ARGV[9], 'IDLE', ARGV[9], '-', '+', 1) end
-if f then return judge(f, ARGV[7]) end
+if f then
+  if ARGV[12] == '` + string(hasSeat) + `' then rare().leave(ARGV[12]) end
+  return judge(f, ARGV[7])
+end
 for i = 1, 3 do
   -- Mostly nothing is urgent, and then to ask for the length takes less.
   local r = (i > 1 or call('XLEN', KEYS[i]) > 0) and
     call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', ARGV[10], 'STREAMS', KEYS[i], '>')
   if r then
+    if ARGV[12] == '` + string(hasSeat) + `' or ARGV[12] == '` + string(standby) + `' then rare().leave(ARGV[12]) end
     local entries = r[1][2]
     local token = entries[2] and ARGV[7] .. '+' or ARGV[7]
     stream, key, deliveries = format('%d', i), KEYS[i], '1'
@@ -221,7 +228,8 @@ for i = 1, 3 do
   end
 end
 local due = call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
-return add('none', due[2] and math.max(0, due[2] - now) or -1)`
+return add('none', due[2] and math.max(0, due[2] - now) or -1,
+  (ARGV[9] ~= '0' or ARGV[12] ~= '') and rare().seat() or '')`
 
 // startScript begins an attempt of an entry that was read unbegun. Returns
 // {verdict of start, or "lost", attempt}.
@@ -230,7 +238,9 @@ return add('none', due[2] and math.max(0, due[2] - now) or -1)`
 //	ARGV[5] most attempts  ARGV[6] ms to keep the hash of an ended job
 //	ARGV[7] token  ARGV[8] not before this time in ms, 0 for none
 //	ARGV[9] "1": the job is to wait, as if the queue were paused
+//	ARGV[10] the consumer's seat
 var startScript = newScript(starting + renewing + `
+if ARGV[10] == '` + string(hasSeat) + `' then rare().leave(ARGV[10]) end
 if not held() then return {'lost', 0} end
 local verdict, attempts = start(tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9] == '1' or call('EXISTS', KEYS[5]) == 1)
 -- The lease begins now, however long ago the entry was read.
@@ -243,7 +253,7 @@ return {verdict, attempts}`)
 // putBackScript moves an entry that was read but not begun to the end of its
 // stream. Returns 1, or 0 where it is another's.
 //
-//	KEYS[1…9], ARGV[1…4] as above
+//	KEYS[1…11], ARGV[1…4] as above
 var putBackScript = newScript(library + `
 if not held() then return 0 end
 local f = remove()
@@ -253,9 +263,10 @@ return 1`)
 // leaveScript forgets a consumer, where it holds nothing: with what it holds
 // the redelivery would be lost. Returns how many of the streams knew it.
 //
-//	KEYS[1…3] the streams  ARGV[1] the consumer
+//	KEYS[1…11] as above  ARGV[1] the consumer
 var leaveScript = newScript(`
 local n = 0
+redis.pcall('ZREM', KEYS[10], ARGV[1])
 for i = 1, 3 do
   local p = redis.pcall('XPENDING', KEYS[i], 'workers', '-', '+', 1, ARGV[1])
   if not p.err and not p[1] then

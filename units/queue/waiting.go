@@ -44,7 +44,7 @@ func (c *Consumer) pause(ctx context.Context) {
 
 // connection returns what to wait with. Redis tells the ID of a connection to
 // itself alone, so it has to be one that nobody else has until free is called.
-func (c *Consumer) connection(ctx context.Context) (conn redis.StreamCmdable, free func(), err error) {
+func (c *Consumer) connection(ctx context.Context) (conn redis.Cmdable, free func(), err error) {
 	client, ok := c.q.redis.(*redis.Client)
 	if !ok {
 		c.fixed = true // in a Cluster each node counts its own
@@ -84,7 +84,8 @@ func (c *Consumer) Wake(ctx context.Context) error {
 	return c.q.redis.ClientUnblock(ctx, id).Err()
 }
 
-// wait blocks until an entry comes. The three streams were empty a moment ago:
+// wait blocks until an entry comes, or until the consumer is called from
+// standby. The three streams were empty a moment ago:
 // should two get one in between, Redis gives both, and the later is put back.
 func (c *Consumer) wait(ctx context.Context) error {
 	conn, free, err := c.connection(ctx)
@@ -92,6 +93,9 @@ func (c *Consumer) wait(ctx context.Context) error {
 		return err
 	}
 	defer free()
+	if c.standsBy() {
+		return c.standBy(ctx, conn)
+	}
 	block := c.block()
 	// The block is Redis' to keep; some more tells that it is away.
 	ctx, cancel := context.WithTimeout(ctx, block+2*time.Second)

@@ -1,0 +1,149 @@
+package queue_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"gpuherd/units/queue"
+	"gpuherd/units/queue/redistest"
+)
+
+// crowded makes of the queue one with a single seat at the streams, which who
+// never takes a job has for good.
+func (f *fixture) crowded() {
+	f.t.Helper()
+	f.SetRoom(1)
+	f.waits(f.worker("first", 1, short)) // which makes the group
+	for i := range 3 {
+		f.must(f.redis.XGroupCreateConsumer(f.ctx, f.Key("jobs"), queue.Group, fmt.Sprint("ghost-", i)).Err())
+	}
+	f.must(f.redis.Del(f.ctx, f.Key("standby")).Err())
+	f.must(f.redis.ZAdd(f.ctx, f.Key("idle"), redis.Z{Score: 1e15, Member: "ghost-0"}).Err())
+}
+
+// waits lets a consumer wait once, for nothing.
+func (f *fixture) waits(c *queue.Consumer) {
+	f.t.Helper()
+	if claim, err := c.Claim(f.ctx); err != nil || claim != nil {
+		f.t.Fatalf("claimed %v, %v", claim, err)
+	}
+}
+
+// A crowd of idle workers is called from standby one after the other, so that
+// no job waits while a worker does. No wait comes to its end here.
+func crowdIsCalled(f *fixture) {
+	const crowd = 8
+	have := make(chan *queue.Claim)
+	failed := make(chan error, crowd)
+	for i := range crowd {
+		c := f.worker(fmt.Sprint("w", i), 2, queue.Options{Block: time.Hour})
+		go func() {
+			for {
+				claim, err := c.Claim(f.ctx)
+				if err != nil {
+					failed <- err
+					return
+				}
+				if claim != nil {
+					have <- claim
+					return
+				}
+			}
+		}()
+	}
+	f.until("a crowd", func() bool {
+		groups, err := f.redis.XInfoGroups(f.ctx, f.Key("jobs")).Result()
+		return err == nil && len(groups) == 1 && groups[0].Consumers == crowd && f.redis.ZCard(f.ctx, f.Key("idle")).Val() == 2
+	})
+	for i := range crowd {
+		f.add("id", fmt.Sprint("j", i))
+		select {
+		case c := <-have:
+			f.must(c.Finish(f.ctx, nil))
+		case err := <-failed:
+			f.t.Fatal(err)
+		case <-f.ctx.Done():
+			f.t.Fatalf("job %d of %d is not claimed", i, crowd)
+		}
+	}
+	f.empty()
+}
+
+// Those who have the seats are dead: who stands by finds the job, has one of
+// their seats, and calls the others.
+func deadHaveTheSeats(f *fixture) {
+	f.crowded()
+	w := f.Consumer("w")
+	f.waits(w)
+	f.add("id", "j")
+	f.must(f.claim(w).Finish(f.ctx, nil))
+	if n := f.redis.LLen(f.ctx, f.Key("standby")).Val(); n < 2 {
+		f.t.Errorf("%d are called", n)
+	}
+	f.waits(w)
+	if has := f.redis.ZRange(f.ctx, f.Key("idle"), 0, -1).Val(); len(has) != 1 || has[0] != "w" {
+		f.t.Errorf("%q have seats", has)
+	}
+	f.empty()
+}
+
+// Who has a seat takes the job of a worker that was lost, and calls another.
+func seatIsLeftForALostJob(f *fixture) {
+	f.crowded()
+	f.must(f.redis.Del(f.ctx, f.Key("idle")).Err())
+	w := f.worker("w", 1, queue.Options{Lease: 100 * time.Millisecond, Block: time.Second})
+	f.waits(w)
+	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
+	f.add("id", "j")
+	f.must(f.redis.XReadGroup(f.ctx, &redis.XReadGroupArgs{Group: queue.Group, Consumer: "ghost-1", Streams: []string{f.Key("jobs"), ">"}}).Err())
+	f.must(f.claim(w).Finish(f.ctx, nil))
+	if f.redis.ZCard(f.ctx, f.Key("idle")).Val() != 0 || f.redis.LLen(f.ctx, f.Key("standby")).Val() != 1 {
+		f.t.Error("it has its seat still, or calls nobody")
+	}
+	f.empty()
+}
+
+// TestWakeOnStandby: that wait can be ended, too.
+func TestWakeOnStandby(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: time.Second})
+	f.crowded()
+	w := f.worker("w", 1, queue.Options{Block: time.Hour})
+	f.wakes(w)
+	if f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err() == nil {
+		t.Error("it has a seat")
+	}
+}
+
+// TestDelayedJobOnStandby: who knows when the next job is due is there then.
+func TestDelayedJobOnStandby(t *testing.T) {
+	t.Parallel()
+	f := setup(t, queue.Options{Block: time.Second})
+	f.enqueue(queue.Job{ID: "j", NotBefore: time.Now().Add(time.Second)})
+	f.crowded() // which delays it
+	f.must(f.claim(f.worker("w", 1, queue.Options{Block: time.Hour})).Finish(f.ctx, nil))
+	f.empty()
+}
+
+// TestStandbyRefused: jobs are run where Redis refuses all that a crowd needs.
+func TestStandbyRefused(t *testing.T) {
+	t.Parallel()
+	old := strings.NewReplacer(" +lpush", "", " +ltrim", "", " +blpop", "").Replace(redistest.Rights(t, rights))
+	f := on(t, redistest.ACL(t, old), queue.Options{Block: time.Second})
+	f.crowded()
+	for _, spoilt := range [][]string{nil, {"standby"}, {"standby", "idle"}} {
+		for _, key := range spoilt {
+			f.must(f.redis.Set(f.ctx, f.Key(key), "x", 0).Err())
+		}
+		w := f.Consumer(fmt.Sprint("w", len(spoilt)))
+		f.waits(w)
+		f.add("id", fmt.Sprint("j", len(spoilt)))
+		f.must(f.claim(w).Finish(f.ctx, nil))
+		f.waits(w)
+	}
+	f.empty()
+}
