@@ -4,7 +4,6 @@ package acceptance
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -31,12 +30,4 @@ func fail(t *testing.T, format string, args ...any) {
 	failures.Lock()
 	defer failures.Unlock()
 	failures.told = append(failures.told, t.Name()+"\n    "+strings.Join(lines, "\n    "))
-}
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	for _, f := range failures.told {
-		fmt.Println("\nFAILED in a machine: " + f)
-	}
-	os.Exit(code)
 }
