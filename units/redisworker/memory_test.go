@@ -156,10 +156,15 @@ func TestEndsForASuccessorAfterMaxJobs(t *testing.T) {
 	o := Options{Consumer: "a", MaxJobs: 2, Executor: script(func(context.Context, Attempt, func(string)) Outcome {
 		return Outcome{Result: []byte("r")}
 	})}
-	log, _ := f.start(o)
+	log, stop := f.start(o)
 	f.until("the end", func() bool { return strings.Contains(log.String(), `reason="2 jobs were run"`) })
-	if r := f.record("3"); r.State == queue.Succeeded {
-		t.Errorf("record %+v", r)
+	// Its successor has its name, and so comes after it.
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	// A job that was claimed and handed back waits among the urgent.
+	if f.redis.XLen(f.ctx, f.queue.Key("jobs")).Val() != 1 || f.redis.XLen(f.ctx, f.queue.Key("jobs:high")).Val() != 0 {
+		t.Errorf("it claimed what only its successor was to run:\n%s", log)
 	}
 	f.start(o)
 	f.until("success", func() bool { return f.record("3").State == queue.Succeeded })

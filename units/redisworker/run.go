@@ -167,7 +167,7 @@ func (w *Worker) end(ctx context.Context, c *queue.Claim, o Outcome, took time.D
 		case w.stopped(ctx):
 			w.handBack(ctx)
 		case len(w.next) == 0:
-			_ = w.finish(ctx, w.pace.most()) // the log has it
+			_ = w.finish(ctx, w.most(w.jobs+1)) // the log has it
 		}
 	case Stopped:
 		if o.Leftover {

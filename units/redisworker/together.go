@@ -48,6 +48,15 @@ func (p *pace) most() int {
 	return int(min(together/max(p.mean, 1), MostTogether))
 }
 
+// most says how many jobs to claim at once after as many: none that only a
+// successor would run.
+func (w *Worker) most(after int) int {
+	if w.MaxJobs > 0 {
+		return min(w.pace.most(), max(w.MaxJobs-after, 0))
+	}
+	return w.pace.most()
+}
+
 // A finished is a job that ended well, of which Redis has not heard.
 type finished struct {
 	queue.Done

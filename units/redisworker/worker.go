@@ -255,7 +255,7 @@ func (w *Worker) run(ctx context.Context) error {
 			// It was claimed with others, one of which ran meanwhile.
 			w.release(ctx, r.claim)
 			if len(w.next) == 0 {
-				_ = w.finish(ctx, w.pace.most()) // the log has it
+				_ = w.finish(ctx, w.most(w.jobs)) // the log has it
 			}
 		default:
 			w.back()
