@@ -164,6 +164,9 @@ func TestDelayedJobOnStandby(t *testing.T) {
 	f.enqueue(queue.Job{ID: "j", NotBefore: time.Now().Add(time.Second)})
 	f.crowded() // which delays it
 	f.must(f.claim(f.worker("w", 1, queue.Options{Block: time.Hour})).Finish(f.ctx, nil))
+	if f.redis.ZScore(f.ctx, f.Key("idle"), "ghost-0").Err() != nil || f.redis.Exists(f.ctx, f.Key("standby")).Val() != 0 {
+		t.Error("that nobody else took it says nothing of those who have seats")
+	}
 	f.empty()
 }
 
