@@ -109,6 +109,7 @@ func (c *Consumer) GiveUpSeat(ctx context.Context) error {
 		return fmt.Errorf("cannot leave the wait for jobs to another: %w", err)
 	}
 	c.left()
+	c.look = true // should it go on
 	return nil
 }
 

@@ -126,6 +126,8 @@ func seatIsGivenUp(f *fixture) {
 			f.t.Error("it has its seat still, or calls nobody")
 		}
 	}
+	f.waits(w) // it goes on after all
+	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
 }
 
 // A crowd of which many leave is none, where nobody calls others: those who are
