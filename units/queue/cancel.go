@@ -15,7 +15,7 @@ import (
 // where it runs. Returns the state: cancelled, running, the one in which it
 // had ended already, or "" where no job is known.
 //
-//	KEYS[1…10] as above
+//	KEYS[1…12] as above
 //	ARGV[1], ARGV[2] stream and ID of the job's entry, for a job without a
 //	hash, or ""  ARGV[5] ms to keep the hash of an ended job
 //	ARGV[6] the channel Q:cancel

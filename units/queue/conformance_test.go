@@ -47,6 +47,8 @@ var promises = []struct {
 	{"a crowd is called", short, crowdIsCalled},
 	{"the dead have the seats", queue.Options{Block: time.Second}, deadHaveTheSeats},
 	{"a seat is left for a lost job", short, seatIsLeftForALostJob},
+	{"a seat is given up", queue.Options{Block: time.Second}, seatIsGivenUp},
+	{"a seat is left with the crowd", short, seatIsLeftWithTheCrowd},
 	{"a job waits for its time", short, notBefore},
 	{"back-off grows with jitter", short, backsOff},
 	{"cancelling ends what does not run", short, cancelEndsWhatDoesNotRun},

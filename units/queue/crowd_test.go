@@ -61,7 +61,7 @@ type moment struct {
 
 // A member is a worker of a crowd.
 type member struct {
-	does  string // awake, at the streams, on standby, has read, works
+	does  string // awake, at the streams, on standby, has read, works, is gone
 	seat  seat
 	read  []*entry
 	claim *Claim
@@ -131,6 +131,12 @@ func (c *crowd) stepsOf(m moment) (steps []crowdStep) {
 				a.does = "at the streams"
 			}
 		}
+		if does := m.members[i].does; i == 0 && (does == "awake" || does == "at the streams") {
+			step("stops", func(a *member, w *Consumer) {
+				c.must(w.GiveUpSeat(ctx))
+				a.seat, a.does = w.seat, "is gone"
+			})
+		}
 		switch m.members[i].does {
 		case "awake":
 			step("looks", func(a *member, w *Consumer) {
@@ -188,7 +194,7 @@ func (c *crowd) check(m *moment) string {
 	wakeful := false
 	for _, a := range m.members {
 		fmt.Fprint(&b, a.does, " ", a.seat, ", ")
-		wakeful = wakeful || a.does != "on standby" && a.does != "works"
+		wakeful = wakeful || a.does != "on standby" && a.does != "works" && a.does != "is gone"
 	}
 	m.keys = dump(c.t, c.redis, c.keys())
 	m.unread, m.calls = c.unread(), c.redis.LLen(ctx, c.q.Key("standby")).Val()

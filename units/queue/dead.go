@@ -12,7 +12,7 @@ import (
 // at once. Returns "waiting", "" where no such job is known, "malformed" where
 // there is no whole job in Q:dead, or the state in which it cannot be retried.
 //
-//	KEYS[1…10] as above
+//	KEYS[1…12] as above
 //	ARGV[1] ID of the entry in Q:dead, for a job without a hash, or ""
 var retryScript = newScript(library + `
 local h = redis.call('HMGET', job, 'state', 'entry', 'dead', 'home')

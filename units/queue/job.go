@@ -103,7 +103,7 @@ func (j *Job) notBefore() int64 {
 
 // enqueueScript puts a job in that is not known yet. Returns 1, or 0.
 //
-//	KEYS[1…10] as above
+//	KEYS[1…12] as above
 //	ARGV[1] the stream's number  ARGV[2] not before this time in ms, 0 for none
 //	ARGV[3…] the entry's fields
 var enqueueScript = newScript(library + `

@@ -52,24 +52,7 @@ local function crowded(room)
   end
 end
 
--- Where the consumer is to wait. While no seat is free, nobody is to be called.
-local function seat()
-  local room = tonumber(ARGV[11])
-  local ok, where = pcall(function()
-    if room == 0 or not crowded(room) then return '' end
-    call('ZREMRANGEBYSCORE', KEYS[10], '-inf', clock)
-    if call('ZCARD', KEYS[10]) >= room and not call('ZSCORE', KEYS[10], me) then
-      call('DEL', KEYS[11])
-      return '%[1]s'
-    end
-    call('ZADD', KEYS[10], format('%%d', now + %[2]d), me)
-    call('PEXPIRE', KEYS[10], %[2]d)
-    return '%[3]s'
-  end)
-  return ok and where or ''
-end
-
--- The consumer has something else to do now than to wait.
+-- The consumer waits no more, or not as one of a crowd.
 local function leave(from)
   pcall(function()
     local calls = 1
@@ -84,7 +67,51 @@ local function leave(from)
     call('PEXPIRE', KEYS[11], %[2]d)
   end)
 end
+
+-- Where the consumer is to wait. While no seat is free, nobody is to be called.
+local function seat()
+  local room = tonumber(ARGV[11])
+  local ok, where = pcall(function()
+    if room == 0 or not crowded(room) then
+      -- From here on it calls nobody, and some may be on standby still.
+      if ARGV[12] == '%[3]s' then leave(ARGV[12]) end
+      return ''
+    end
+    call('ZREMRANGEBYSCORE', KEYS[10], '-inf', clock)
+    if call('ZCARD', KEYS[10]) >= room and not call('ZSCORE', KEYS[10], me) then
+      call('DEL', KEYS[11])
+      return '%[1]s'
+    end
+    call('ZADD', KEYS[10], format('%%d', now + %[2]d), me)
+    call('PEXPIRE', KEYS[10], %[2]d)
+    return '%[3]s'
+  end)
+  return ok and where or ''
+end
 `, standby, seatHolds.Milliseconds(), hasSeat, atStreams)
+
+// giveUpScript gives the consumer's seat to another.
+//
+//	KEYS, ARGV[1…4] as above
+var giveUpScript = newScript(core + standing + `
+leave('` + string(hasSeat) + `')
+return 1`)
+
+// GiveUpSeat has another of a crowd of idle workers wait for jobs where this one
+// did: it is for a consumer that claims no more, or not for some time. Without
+// it the seat is kept for nobody, up to 20 s long. It sends nothing for who has
+// no seat.
+func (c *Consumer) GiveUpSeat(ctx context.Context) error {
+	if c.seat != hasSeat {
+		return nil
+	}
+	if err := giveUpScript.Run(ctx, c.q.redis, c.q.shared, "", "", c.name, "").Err(); err != nil {
+		return fmt.Errorf("cannot leave the wait for jobs to another: %w", err)
+	}
+	c.left()
+	c.look = true // should it go on
+	return nil
+}
 
 // room is how many may wait at the streams; 0: there is no standby for c.
 func (c *Consumer) room() int {
@@ -131,7 +158,7 @@ func (c *Consumer) standBy(ctx context.Context, conn redis.Cmdable) error {
 		if !c.woken.Swap(false) {
 			c.pause(ctx)
 		}
-	case redisclient.Diagnose(err).Reason == redisclient.Forbidden:
+	case redisclient.Diagnose(err).Reason == redisclient.Forbidden, redisclient.Code(err) == "ERR": // it has no such command
 		c.seat, c.streams = anywhere, true
 	default:
 		return err

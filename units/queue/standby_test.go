@@ -107,6 +107,46 @@ func seatIsLeftForALostJob(f *fixture) {
 	f.empty()
 }
 
+// Who claims no more gives up its seat, and calls another. Who has none has
+// nothing to give up.
+func seatIsGivenUp(f *fixture) {
+	f.crowded()
+	w := f.worker("w", 1, queue.Options{Block: time.Second})
+	f.waits(w)
+	f.must(w.GiveUpSeat(f.ctx))
+	if f.redis.Exists(f.ctx, f.Key("standby")).Val() != 0 || f.redis.ZCard(f.ctx, f.Key("idle")).Val() != 1 {
+		f.t.Error("who stood by calls somebody, or takes a seat away")
+	}
+	f.must(f.redis.Del(f.ctx, f.Key("idle")).Err())
+	f.waits(w)
+	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
+	for range 2 { // the second time there is none
+		f.must(w.GiveUpSeat(f.ctx))
+		if f.redis.ZCard(f.ctx, f.Key("idle")).Val() != 0 || f.redis.LLen(f.ctx, f.Key("standby")).Val() != 1 {
+			f.t.Error("it has its seat still, or calls nobody")
+		}
+	}
+	f.waits(w) // it goes on after all
+	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
+}
+
+// A crowd of which many leave is none, where nobody calls others: those who are
+// on standby still hear of it, and nobody has a seat any more.
+func seatIsLeftWithTheCrowd(f *fixture) {
+	f.crowded()
+	f.must(f.redis.Del(f.ctx, f.Key("idle")).Err())
+	w := f.worker("w", 1, queue.Options{Lease: 100 * time.Millisecond, Block: time.Second})
+	f.waits(w)
+	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
+	for _, name := range []string{"first", "ghost-0", "ghost-1", "ghost-2"} {
+		f.must(f.redis.XGroupDelConsumer(f.ctx, f.Key("jobs"), queue.Group, name).Err())
+	}
+	f.waits(w) // which looks for leases that ran out
+	if f.redis.ZCard(f.ctx, f.Key("idle")).Val() != 0 || f.redis.LLen(f.ctx, f.Key("standby")).Val() != 1 {
+		f.t.Error("it has its seat still, or calls nobody")
+	}
+}
+
 // TestWakeOnStandby: that wait can be ended, too.
 func TestWakeOnStandby(t *testing.T) {
 	t.Parallel()
@@ -126,6 +166,9 @@ func TestDelayedJobOnStandby(t *testing.T) {
 	f.enqueue(queue.Job{ID: "j", NotBefore: time.Now().Add(time.Second)})
 	f.crowded() // which delays it
 	f.must(f.claim(f.worker("w", 1, queue.Options{Block: time.Hour})).Finish(f.ctx, nil))
+	if f.redis.ZScore(f.ctx, f.Key("idle"), "ghost-0").Err() != nil || f.redis.Exists(f.ctx, f.Key("standby")).Val() != 0 {
+		t.Error("that nobody else took it says nothing of those who have seats")
+	}
 	f.empty()
 }
 
@@ -133,7 +176,19 @@ func TestDelayedJobOnStandby(t *testing.T) {
 func TestStandbyRefused(t *testing.T) {
 	t.Parallel()
 	old := strings.NewReplacer(" +lpush", "", " +ltrim", "", " +blpop", "").Replace(redistest.Rights(t, rights))
-	f := on(t, redistest.ACL(t, old), queue.Options{Block: time.Second})
+	for name, f := range map[string]*fixture{
+		"rights":   on(t, redistest.ACL(t, old), queue.Options{Block: time.Second}),
+		"commands": setup(t, queue.Options{Block: time.Second}, "--rename-command", "LPUSH", "", "--rename-command", "BLPOP", ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f.t = t
+			refused(f)
+		})
+	}
+}
+
+func refused(f *fixture) {
 	f.crowded()
 	for _, spoilt := range [][]string{nil, {"standby"}, {"standby", "idle"}} {
 		for _, key := range spoilt {

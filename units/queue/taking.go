@@ -164,9 +164,10 @@ local function add(...)
   return out
 end
 
+local due
 if call('EXISTS', KEYS[5], KEYS[6]) > 0 then
   if call('EXISTS', KEYS[5]) == 1 then return add('paused') end
-  local due = call('ZRANGEBYSCORE', KEYS[6], '-inf', clock, 'LIMIT', '0', '16')
+  due = call('ZRANGEBYSCORE', KEYS[6], '-inf', clock, 'LIMIT', '0', '16')
   local promote = due[1] and rare().promote
   for _, of in ipairs(due) do
     job = KEYS[9] .. of
@@ -216,7 +217,9 @@ for i = 1, 3 do
   local r = (i > 1 or call('XLEN', KEYS[i]) > 0) and
     call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', ARGV[10], 'STREAMS', KEYS[i], '>')
   if r then
-    if ARGV[12] == '` + string(hasSeat) + `' or ARGV[12] == '` + string(standby) + `' then rare().leave(ARGV[12]) end
+    -- What was promoted just now nobody else can have seen.
+    local promoted = due and due[1]
+    if ARGV[12] == '` + string(hasSeat) + `' or ARGV[12] == '` + string(standby) + `' and not promoted then rare().leave(ARGV[12]) end
     local entries = r[1][2]
     local token = entries[2] and ARGV[7] .. '+' or ARGV[7]
     stream, key, deliveries = format('%d', i), KEYS[i], '1'
@@ -227,7 +230,7 @@ for i = 1, 3 do
     return out
   end
 end
-local due = call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
+due = call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
 return add('none', due[2] and math.max(0, due[2] - now) or -1,
   (ARGV[9] ~= '0' or ARGV[12] ~= '') and rare().seat() or '')`
 

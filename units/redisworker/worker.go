@@ -130,16 +130,26 @@ func (w *Worker) Run(ctx context.Context, drain <-chan struct{}) error {
 	err := w.work(ctx)
 	unlisten()
 	w.stopping()
-	if w.Transient {
-		if err := do(w, func() error {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleGrace)
-			defer cancel()
-			return w.consumer.Leave(ctx)
-		}); err != nil {
-			w.Log.Warn("a consumer's name is left over", "consumer", w.Consumer, "error", err)
-		}
-	}
+	w.leave(ctx)
 	return err
+}
+
+// leave says that nobody waits for jobs here any more.
+func (w *Worker) leave(ctx context.Context) {
+	if err := do(w, func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleGrace)
+		defer cancel()
+		var err error
+		if w.backoff.Tries() == 0 { // else Redis is away, and the others look by themselves
+			err = w.consumer.GiveUpSeat(ctx)
+		}
+		if w.Transient {
+			err = errors.Join(err, w.consumer.Leave(ctx))
+		}
+		return err
+	}); err != nil {
+		w.Log.Warn("Redis does not hear that the worker leaves", "consumer", w.Consumer, "error", err)
+	}
 }
 
 // able waits until the executor can run jobs, or the worker is told to stop.

@@ -81,7 +81,10 @@ func (f *fixture) start(o Options) (log *lines, stop func() error) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	o.Queue, o.Log = q, slog.New(slog.NewTextHandler(log, nil))
+	if o.Queue == nil {
+		o.Queue = q
+	}
+	o.Log = slog.New(slog.NewTextHandler(log, nil))
 	o.Ping = func(ctx context.Context) error { return client.Ping(ctx).Err() }
 	drain, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- New(o).Run(f.ctx, drain) }()
@@ -397,5 +400,33 @@ func TestIdleWorkerStopsAtOnce(t *testing.T) {
 		case <-f.ctx.Done():
 			t.Fatal("it does not stop")
 		}
+	}
+}
+
+// TestStopLeavesNoSeat: one of a crowd of idle workers stops, and another waits
+// for jobs in its stead.
+func TestStopLeavesNoSeat(t *testing.T) {
+	t.Parallel()
+	for _, transient := range []bool{false, true} {
+		t.Run(fmt.Sprint("transient ", transient), func(t *testing.T) {
+			t.Parallel()
+			f := setup(t, queue.Options{})
+			if err := f.redis.XGroupCreateMkStream(f.ctx, f.queue.Key("jobs"), queue.Group, "0").Err(); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 100 {
+				if err := f.redis.XGroupCreateConsumer(f.ctx, f.queue.Key("jobs"), queue.Group, fmt.Sprint("other-", i)).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, stop := f.start(Options{Queue: f.queue, Consumer: "a", Transient: transient, Executor: script(nil)})
+			f.until("a seat", func() bool { return f.redis.ZScore(f.ctx, f.queue.Key("idle"), "a").Err() == nil })
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			if f.redis.Exists(f.ctx, f.queue.Key("idle")).Val() != 0 || f.redis.LLen(f.ctx, f.queue.Key("standby")).Val() != 1 {
+				t.Error("it has its seat still, or calls nobody")
+			}
+		})
 	}
 }
