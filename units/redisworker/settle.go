@@ -65,17 +65,3 @@ func (w *Worker) record(c *queue.Claim, what string, err error, more ...any) {
 		log.Error("cannot tell Redis before the end", "what", what, "cause", err)
 	}
 }
-
-// wait waits d, told to stop or not.
-func (w *Worker) wait(d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			return
-		case <-w.tick.C:
-			w.beat()
-		}
-	}
-}

@@ -139,14 +139,14 @@ func (w *Worker) leave(ctx context.Context) {
 	if err := do(w, func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleGrace)
 		defer cancel()
-		var err error
-		if w.backoff.Tries() == 0 { // else Redis is away, and the others look by themselves
-			err = w.consumer.GiveUpSeat(ctx)
+		switch {
+		case w.Transient:
+			return w.consumer.Leave(ctx)
+		case w.backoff.Tries() > 0: // Redis is away, and the others look by themselves
+			return nil
+		default:
+			return w.consumer.GiveUpSeat(ctx)
 		}
-		if w.Transient {
-			err = errors.Join(err, w.consumer.Leave(ctx))
-		}
-		return err
 	}); err != nil {
 		w.Log.Warn("Redis does not hear that the worker leaves", "consumer", w.Consumer, "error", err)
 	}
@@ -329,17 +329,23 @@ func do[T any](w *Worker, f func() T) T {
 	}
 }
 
-// pause waits, and less if told to stop.
-func (w *Worker) pause(ctx context.Context, d time.Duration) {
+// pause waits d, and less if told to stop.
+func (w *Worker) pause(ctx context.Context, d time.Duration) { w.sleep(d, w.drain, ctx.Done()) }
+
+// wait waits d, told to stop or not.
+func (w *Worker) wait(d time.Duration) { w.sleep(d, nil, nil) }
+
+// sleep waits d, or until one of the channels is closed.
+func (w *Worker) sleep(d time.Duration, drain, done <-chan struct{}) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
 			return
-		case <-w.drain:
+		case <-drain:
 			return
-		case <-ctx.Done():
+		case <-done:
 			return
 		case <-w.tick.C:
 			w.beat()
