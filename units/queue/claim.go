@@ -53,7 +53,7 @@ func (c *Claim) Renew(ctx context.Context, progress string) error {
 
 // Finish ends the job with its result, of at most MaxPayload bytes.
 func (c *Claim) Finish(ctx context.Context, result []byte) error {
-	_, lost, err := c.q.finish(ctx, c.consumer, []Done{{c, result}}, asking{args: []any{0, c.q.ttl(), "", "0", 0, 0, 0, ""}})
+	_, lost, err := c.q.finish(ctx, c.consumer, []Done{{c, result}}, asking{})
 	if len(lost) > 0 {
 		err = c.outcome("finish", 0, nil)
 	}

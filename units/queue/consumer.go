@@ -51,10 +51,13 @@ func (q *Queue) Consumer(name string) *Consumer {
 // Name returns the consumer's name.
 func (c *Consumer) Name() string { return c.name }
 
-// Leave makes Redis forget the consumer's name, unless it holds entries. It is
-// for names that nobody will have again.
+// Leave is GiveUpSeat, and makes Redis forget the consumer's name unless it
+// holds entries. It is for names that nobody will have again.
 func (c *Consumer) Leave(ctx context.Context) error {
-	if err := leaveScript.Run(ctx, c.q.redis, c.q.shared, c.name).Err(); err != nil {
+	if err := c.GiveUpSeat(ctx); err != nil {
+		return err
+	}
+	if err := leaveScript.Run(ctx, c.q.redis, c.q.shared[:3], c.name).Err(); err != nil {
 		return fmt.Errorf("cannot leave queue: %w", err)
 	}
 	return nil
@@ -197,7 +200,7 @@ func (c *Consumer) PutBack(ctx context.Context) error {
 // script's answer is about the latter.
 func (q *Queue) finish(ctx context.Context, consumer string, done []Done, t asking) (taken []any, lost []*Claim, err error) {
 	keys := q.shared[:len(q.shared):len(q.shared)]
-	args := append([]any{"", "", consumer, ""}, t.args...)
+	args := append([]any{"", "", consumer, ""}, t.args(q)...)
 	for _, d := range done {
 		if err := fits(d.Result); err != nil {
 			return nil, nil, d.Claim.outcome("finish", 0, err)
@@ -227,23 +230,32 @@ func (q *Queue) finish(ctx context.Context, consumer string, done []Done, t aski
 	return a.list, lost, nil
 }
 
-// An asking is how takeScript is asked for what is there.
+// An asking is how takeScript is asked for what is there. The zero value asks
+// for nothing.
 type asking struct {
-	expired bool  // for leases that ran out, too
-	args    []any // ARGV 5 to 12
+	token string
+	own   bool          // for what the consumer holds, too
+	lease time.Duration // and for leases of this length that ran out, unless 0
+	most  int
+	room  int
+	seat  seat
 }
 
 func (c *Consumer) asking(most int) asking {
-	own, lease := "0", int64(0)
-	if c.own {
+	t := asking{token: c.token(), own: c.own, most: most, room: c.room(), seat: c.seat}
+	if time.Now().After(c.expired) {
+		t.lease = max(c.q.opts.Lease, time.Millisecond)
+	}
+	return t
+}
+
+// args returns ARGV 5 to 12.
+func (t asking) args(q *Queue) []any {
+	own := "0"
+	if t.own {
 		own = "1"
 	}
-	t := asking{expired: time.Now().After(c.expired)}
-	if t.expired {
-		lease = max(c.q.opts.Lease.Milliseconds(), 1)
-	}
-	t.args = []any{c.q.opts.MaxAttempts, c.q.ttl(), c.token(), own, lease, most, c.room(), string(c.seat)}
-	return t
+	return []any{q.opts.MaxAttempts, q.ttl(), t.token, own, t.lease.Milliseconds(), t.most, t.room, string(t.seat)}
 }
 
 // take claims an entry that is there now; none says that there is none.
@@ -279,7 +291,7 @@ func (c *Consumer) taken(t asking, list []any) (claims []*Claim, none bool, err 
 				c.due = time.Now().Add(time.Duration(ms) * time.Millisecond)
 			}
 			c.seated(seat(a.text()))
-			c.looked(1, t.expired)
+			c.looked(1, t.lease > 0)
 		case "run", "read":
 			c.left()
 			e := &entry{stream: Priority(a.number()), id: a.text(), deliveries: a.number()}
@@ -288,7 +300,7 @@ func (c *Consumer) taken(t asking, list []any) (claims []*Claim, none bool, err 
 			if a.bad {
 				break
 			}
-			c.looked(e.deliveries, t.expired)
+			c.looked(e.deliveries, t.lease > 0)
 			if verdict == "run" {
 				if job, err := parse(e.fields); err == nil {
 					claims = append(claims, c.begun(job, e, n))
@@ -300,7 +312,7 @@ func (c *Consumer) taken(t asking, list []any) (claims []*Claim, none bool, err 
 			c.read = append(c.read, e)
 		default:
 			c.left()
-			c.looked(a.number(), t.expired)
+			c.looked(a.number(), t.lease > 0)
 			c.gone(verdict, a.text())
 		}
 		if a.bad {

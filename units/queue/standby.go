@@ -158,7 +158,8 @@ func (c *Consumer) standBy(ctx context.Context, conn redis.Cmdable) error {
 		if !c.woken.Swap(false) {
 			c.pause(ctx)
 		}
-	case redisclient.Diagnose(err).Reason == redisclient.Forbidden, redisclient.Code(err) == "ERR": // it has no such command
+	case redisclient.Diagnose(err).Reason == redisclient.Forbidden, redisclient.Code(err) == "ERR":
+		// The user may not do that, or the server has no such command.
 		c.seat, c.streams = anywhere, true
 	default:
 		return err

@@ -25,6 +25,26 @@ func (f *fixture) crowded() {
 	f.must(f.redis.ZAdd(f.ctx, f.Key("idle"), redis.Z{Score: 1e15, Member: "ghost-0"}).Err())
 }
 
+// seated returns the consumer that has the seat of such a queue, and soon looks
+// for leases that ran out.
+func (f *fixture) seated() *queue.Consumer {
+	f.t.Helper()
+	f.crowded()
+	f.must(f.redis.Del(f.ctx, f.Key("idle")).Err())
+	w := f.worker("w", 1, queue.Options{Lease: 100 * time.Millisecond, Block: time.Second})
+	f.waits(w)
+	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
+	return w
+}
+
+// leftSeat wants that nobody has the seat, and that one was called to it.
+func (f *fixture) leftSeat() {
+	f.t.Helper()
+	if f.redis.ZCard(f.ctx, f.Key("idle")).Val() != 0 || f.redis.LLen(f.ctx, f.Key("standby")).Val() != 1 {
+		f.t.Error("it has its seat still, or calls nobody")
+	}
+}
+
 // waits lets a consumer wait once, for nothing.
 func (f *fixture) waits(c *queue.Consumer) {
 	f.t.Helper()
@@ -93,17 +113,11 @@ func deadHaveTheSeats(f *fixture) {
 
 // Who has a seat takes the job of a worker that was lost, and calls another.
 func seatIsLeftForALostJob(f *fixture) {
-	f.crowded()
-	f.must(f.redis.Del(f.ctx, f.Key("idle")).Err())
-	w := f.worker("w", 1, queue.Options{Lease: 100 * time.Millisecond, Block: time.Second})
-	f.waits(w)
-	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
+	w := f.seated()
 	f.add("id", "j")
 	f.must(f.redis.XReadGroup(f.ctx, &redis.XReadGroupArgs{Group: queue.Group, Consumer: "ghost-1", Streams: []string{f.Key("jobs"), ">"}}).Err())
 	f.must(f.claim(w).Finish(f.ctx, nil))
-	if f.redis.ZCard(f.ctx, f.Key("idle")).Val() != 0 || f.redis.LLen(f.ctx, f.Key("standby")).Val() != 1 {
-		f.t.Error("it has its seat still, or calls nobody")
-	}
+	f.leftSeat()
 	f.empty()
 }
 
@@ -122,9 +136,7 @@ func seatIsGivenUp(f *fixture) {
 	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
 	for range 2 { // the second time there is none
 		f.must(w.GiveUpSeat(f.ctx))
-		if f.redis.ZCard(f.ctx, f.Key("idle")).Val() != 0 || f.redis.LLen(f.ctx, f.Key("standby")).Val() != 1 {
-			f.t.Error("it has its seat still, or calls nobody")
-		}
+		f.leftSeat()
 	}
 	f.waits(w) // it goes on after all
 	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
@@ -133,18 +145,12 @@ func seatIsGivenUp(f *fixture) {
 // A crowd of which many leave is none, where nobody calls others: those who are
 // on standby still hear of it, and nobody has a seat any more.
 func seatIsLeftWithTheCrowd(f *fixture) {
-	f.crowded()
-	f.must(f.redis.Del(f.ctx, f.Key("idle")).Err())
-	w := f.worker("w", 1, queue.Options{Lease: 100 * time.Millisecond, Block: time.Second})
-	f.waits(w)
-	f.must(f.redis.ZScore(f.ctx, f.Key("idle"), "w").Err())
+	w := f.seated()
 	for _, name := range []string{"first", "ghost-0", "ghost-1", "ghost-2"} {
 		f.must(f.redis.XGroupDelConsumer(f.ctx, f.Key("jobs"), queue.Group, name).Err())
 	}
 	f.waits(w) // which looks for leases that ran out
-	if f.redis.ZCard(f.ctx, f.Key("idle")).Val() != 0 || f.redis.LLen(f.ctx, f.Key("standby")).Val() != 1 {
-		f.t.Error("it has its seat still, or calls nobody")
-	}
+	f.leftSeat()
 }
 
 // TestWakeOnStandby: that wait can be ended, too.

@@ -266,10 +266,9 @@ return 1`)
 // leaveScript forgets a consumer, where it holds nothing: with what it holds
 // the redelivery would be lost. Returns how many of the streams knew it.
 //
-//	KEYS[1…11] as above  ARGV[1] the consumer
+//	KEYS[1…3] the streams  ARGV[1] the consumer
 var leaveScript = newScript(`
 local n = 0
-redis.pcall('ZREM', KEYS[10], ARGV[1])
 for i = 1, 3 do
   local p = redis.pcall('XPENDING', KEYS[i], 'workers', '-', '+', 1, ARGV[1])
   if not p.err and not p[1] then

@@ -85,8 +85,8 @@ func (c *Consumer) Wake(ctx context.Context) error {
 }
 
 // wait blocks until an entry comes, or until the consumer is called from
-// standby. The three streams were empty a moment ago:
-// should two get one in between, Redis gives both, and the later is put back.
+// standby. The three streams were empty a moment ago: should two get one in
+// between, Redis gives both, and the later is put back.
 func (c *Consumer) wait(ctx context.Context) error {
 	conn, free, err := c.connection(ctx)
 	if err != nil {
