@@ -512,11 +512,11 @@ func noDenials(t *testing.T, m *machine.Machine) {
 		case strings.Contains(line, `comm="attempts.so"`):
 			attempts++
 		default:
-			t.Error(strings.TrimSpace(line))
+			fail(t, "%s", strings.TrimSpace(line))
 		}
 	}
 	if attempts == 0 {
-		t.Errorf("the kernel tells of no denial at all:\n%s", &log)
+		fail(t, "%s\nthe kernel tells of no denial at all", &log)
 	}
 }
 
